@@ -1,0 +1,1 @@
+"""Benchmarks: the paper's experiments and ours, on the public API of mi_jax only."""

@@ -1,0 +1,236 @@
+"""The benchmark of Section 6.1: estimates on the Gaussian and Cubic tasks while the true MI climbs a staircase.
+
+    python -m benchmarks.gaussian --preset quick --out DIR
+
+trains a critic for every objective, critic, depth and task of the preset, with many seeds; writes one row a run; and draws
+Figures 1, 2 and 7 and Table 2 of Song & Ermon (2020) from the rows. Runs whose row is on disk are not run again.
+"""
+
+import argparse
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from benchmarks import figures, machine, rows
+from mi_jax import estimators, models, networks, tasks, training
+from mi_jax.training import seeds
+
+TASKS = {"gaussian": tasks.gaussian, "cubic": tasks.cubic}
+CRITICS = {"joint": networks.JointCritic, "separable": networks.SeparableCritic}
+# One training run for each objective; its read-outs carry the names of the table.
+OBJECTIVES: dict[str, Callable[[], estimators.Estimator]] = {
+    "infonce": lambda: estimators.combined(cpc=estimators.infonce()),
+    "nwj": estimators.nwj,
+    "mine": estimators.mine,
+    "logistic": lambda: estimators.combined(
+        js=estimators.js(),
+        smile_1=estimators.smile(1.0),
+        smile_5=estimators.smile(5.0),
+        smile_10=estimators.smile(10.0),
+        smile_inf=estimators.smile(jnp.inf),
+    ),
+}
+ROOT_KEY = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the experiment; the paper's protocol by default (B.1)."""
+
+    task: str = "gaussian"
+    critic: str = "joint"
+    hidden: tuple[int, ...] = (256, 256)
+    objective: str = "logistic"
+    dim: int = tasks.PAPER_DIM
+    batch: int = 64
+    levels: tuple[float, ...] = tasks.PAPER_LEVELS
+    every: int = tasks.PAPER_STAGE
+    learning_rate: float = 5e-4
+
+    @property
+    def steps(self) -> int:
+        """Training steps of a run."""
+        return self.every * len(self.levels)
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return f"{self.task} {self.critic} {len(self.hidden)}x{self.hidden[0]} {self.objective}"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Cell":
+        """The cell of a row's configuration."""
+        own = {field.name: config[field.name] for field in fields(cls)}
+        return cls(**own | {"hidden": tuple(own["hidden"]), "levels": tuple(own["levels"])})
+
+    def config(self, seed: int) -> dict[str, Any]:
+        """Everything that decides a run's numbers. Seeds are shared by the cells, which so see the same batches."""
+        key = f"fold_in(key({ROOT_KEY}), {seed})"
+        return {**asdict(self), "hidden": list(self.hidden), "levels": list(self.levels), "seed": seed, "key": key}
+
+    def trainer(self) -> training.Trainer:
+        """How this cell trains a seed."""
+        critic = CRITICS[self.critic](hidden=self.hidden)
+        model = models.discriminative(critic, OBJECTIVES[self.objective]())
+
+        def batch(key, step):
+            mi = tasks.staircase(step, self.levels, self.every)
+            return TASKS[self.task](self.dim, mi).sample(key, self.batch)
+
+        return training.trainer(model, batch, training.adam(self.learning_rate))
+
+    def products(self) -> float:
+        """Floating-point operations of a step's matrix products; they decide the cost of all but the smallest cells."""
+        sizes = (*self.hidden, 1) if self.critic == "joint" else (*self.hidden, 32)
+        inner = sum(2 * a * b for a, b in itertools.pairwise(sizes))
+        first = 2 * self.dim * sizes[0]
+        embeddings = 2 * self.batch * first
+        rest = self.batch**2 * inner if self.critic == "joint" else 2 * self.batch * inner + 2 * self.batch**2 * sizes[-1]
+        return 3.0 * (embeddings + rest)  # forward, and backward to the weights and to the inputs
+
+
+def run_missing(cells: Iterable[Cell], num_seeds: int, folder: Path, limit: float = float("inf")) -> None:
+    """Run the seeds 0 to num_seeds - 1 of each cell whose rows are not in the folder.
+
+    Args:
+      cells: the settings.
+      num_seeds: how many seeds each should have.
+      folder: where the rows are.
+      limit: minutes; cells predicted to take longer are skipped, and listed.
+    """
+    here = rows.environment()
+    on_disk = list(rows.read_all(folder))
+    foreign = sum(not rows.same_bits(row.environment, here) for row in on_disk)
+    if foreign:
+        print(f"warning: {foreign} of {len(on_disk)} rows on disk come from another machine or version", file=sys.stderr)
+    done = {rows.identity(row.config) for row in on_disk}
+    pending = {cell: [s for s in range(num_seeds) if rows.identity(cell.config(s)) not in done] for cell in cells}
+    pending = {cell: missing for cell, missing in pending.items() if missing}
+    cost = _Cost(on_disk)
+    predicted = {cell: cost(cell) * cell.steps * len(missing) for cell, missing in pending.items()}
+    skipped = [cell for cell in pending if predicted[cell] > 60.0 * limit]
+    todo = [cell for cell in pending if cell not in skipped]
+    total = machine.duration(sum(predicted[cell] for cell in todo))
+    runs = sum(len(pending[cell]) for cell in todo)
+    print(f"{runs} runs to do, {len(done)} rows on disk; predicted {total} on {jax.device_count()} devices, compiling apart")
+    for cell in skipped:
+        print(f"skipped, over the limit: {cell.label}, predicted {machine.duration(predicted[cell])}")
+    for cell in todo:
+        _run_cell(cell, pending[cell], folder, here)
+
+
+class _Cost:
+    """Seconds a step and seed: measured, from rows on disk, or else from the machine's matrix-product speed."""
+
+    def __init__(self, on_disk: Sequence[rows.Row]):
+        self.measured = {self._kind(Cell.of(row.config)): row.run_seconds / Cell.of(row.config).steps for row in on_disk}
+        self.flops = functools.cache(machine.product_speed)
+
+    def __call__(self, cell: Cell) -> float:
+        # Of the products' floor a run reaches about 70 %; 0.3 ms is what the rest of a step costs on two cores.
+        return self.measured.get(self._kind(cell)) or cell.products() / (0.7 * self.flops()) + 3e-4
+
+    @staticmethod
+    def _kind(cell: Cell) -> tuple[Any, ...]:
+        return cell.critic, cell.hidden, cell.dim, cell.batch
+
+
+def _run_cell(cell: Cell, missing: Sequence[int], folder: Path, here: dict[str, Any]) -> None:
+    """Run a cell's missing seeds; a row each, as its group ends."""
+    # On CPUs a group is one seed a device, so that rows come early; an accelerator takes all seeds in one batch.
+    size = jax.device_count() if jax.devices()[0].platform == "cpu" else len(missing)
+    program = None
+    for group in (missing[i : i + size] for i in range(0, len(missing), size)):
+        if program is None or program.layout.num_seeds != len(group):
+            program = seeds.compile_training(cell.trainer(), seeds.layout(len(group)), steps=cell.steps)
+        keys = jnp.stack([jax.random.fold_in(jax.random.key(ROOT_KEY), seed) for seed in group])
+        title = f"{cell.label}, seeds {group[0]}-{group[-1]}"
+        with tqdm(total=cell.steps, desc=title, unit="step", disable=None) as bar:
+            result = seeds.run(program, keys, functools.partial(_advance, bar))
+        for place, seed in enumerate(group):
+            rows.write(folder, _row(cell, seed, here, result, place))
+        print(f"{title}: compiled in {result.compile_seconds:.1f} s, ran in {machine.duration(result.run_seconds)}", flush=True)
+
+
+def _advance(bar: tqdm, report: seeds.Report) -> None:
+    """Move the progress bar, and show the chunk's mean read-outs on it."""
+    bar.set_postfix({name: f"{nats.mean():.2f}" for name, nats in report.nats.items()}, refresh=False)
+    bar.update(report.done - bar.n)
+
+
+def _row(cell: Cell, seed: int, here: dict[str, Any], result: training.Fit, place: int) -> rows.Row:
+    block = max(1, cell.every // 80)
+    histories = {name: history[place] for name, history in result.history.items()}
+    finite = all(jnp.isfinite(history).all() for history in histories.values())
+    return rows.Row(
+        config=cell.config(seed),
+        environment=here,
+        diverged=bool(result.diverged[place]) or not finite,
+        compile_seconds=round(result.compile_seconds, 3),
+        run_seconds=round(result.run_seconds / len(result.diverged), 3),
+        read_outs={name: rows.moments(history, block) for name, history in histories.items()},
+    )
+
+
+PAPER = [
+    Cell(task=task, critic=critic, hidden=hidden, objective=objective)
+    for hidden in ((256, 256), (256, 256, 256))
+    for task in TASKS
+    for critic in CRITICS
+    for objective in OBJECTIVES
+]
+QUICK = [replace(cell, every=800) for cell in PAPER if cell.critic == "separable" and len(cell.hidden) == 2]
+# name -> cells, seeds
+PRESETS = {"quick": (QUICK, 2), "paper": (PAPER, 10)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then draw."""
+    options = _parser().parse_args(arguments)
+    machine.use_all_cores()
+    cells, num_seeds = PRESETS[options.preset]
+    kept = [cell for cell in cells if _selected(cell, options)]
+    run_missing(kept, num_seeds if options.seeds is None else options.seeds, options.out / "rows", options.limit)
+    for path in figures.draw(options.out):
+        print(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gaussian", description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="quick", help="quick: minutes on 2 cores; paper: the full protocol")
+    parser.add_argument("--out", type=Path, required=True, help="folder for rows, figures and the table")
+    parser.add_argument("--seeds", type=_positive, help="training runs a cell; quick 2, paper 10")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="skip, and list, cells predicted over this many minutes")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--critics", nargs="+", choices=CRITICS, default=list(CRITICS))
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--hidden", nargs="+", type=int, choices=(2, 3), default=[2, 3], help="hidden layers of 256")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return number
+
+
+def _selected(cell: Cell, options: argparse.Namespace) -> bool:
+    return (
+        cell.task in options.tasks
+        and cell.critic in options.critics
+        and cell.objective in options.objectives
+        and len(cell.hidden) in options.hidden
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""mi_jax: mutual information from samples, for people who live in JAX.
+
+Pure functions from score matrices to nats, networks that produce the scores, and a trainer that runs one seed or a thousand.
+`scores[i, j] = T(x_i, y_j)`: joint pairs stand on the diagonal, product-of-marginals pairs off it.
+"""
+
+from mi_jax import bounds, estimators, models, networks, projections, tasks, training
+from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "bounds",
+    "dv",
+    "estimators",
+    "infonce",
+    "interpolated",
+    "logistic_objective",
+    "models",
+    "networks",
+    "nwj",
+    "projections",
+    "smile",
+    "tasks",
+    "training",
+    "tuba",
+]

@@ -1,0 +1,74 @@
+"""Bad input becomes an error that names the argument, what was expected and what came."""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def score_matrix(scores: Any, name: str = "scores") -> Float[Array, "n n"]:
+    """`scores`, checked and in at least float32, the precision that every reduction uses."""
+    array = floating(scores, name)
+    if array.ndim != 2 or array.shape[0] != array.shape[1]:
+        raise ValueError(f"{name} must be a square matrix, got shape {array.shape}")
+    if array.shape[0] < 2:
+        raise ValueError(f"{name} must hold at least 2 pairs, so that there are negatives, got shape {array.shape}")
+    return array
+
+
+def floating(value: Any, name: str) -> Float[Array, "..."]:
+    """`value` as an array of at least float32; integers, bools and complex numbers are refused."""
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floating, got dtype {value.dtype}")
+    return jnp.asarray(value, jnp.promote_types(jnp.asarray(value).dtype, jnp.float32))
+
+
+def per_row(value: Any, scores: Float[Array, "n n"], name: str) -> Float[Array, " n"]:
+    """`value`, checked to hold one number for each row of `scores`."""
+    array = floating(value, name)
+    if array.shape != scores.shape[:1]:
+        raise ValueError(f"{name} must have one entry per row of scores, shape {scores.shape[:1]}, got {array.shape}")
+    return array
+
+
+def non_negative(value: Any, name: str) -> Any:
+    """The scalar `value`, at least 0."""
+    return _where_valid(scalar(value, name) >= 0, value, f"{name} must not be negative")
+
+
+def unit_interval(value: Any, name: str) -> Any:
+    """The scalar `value`, in [0, 1]."""
+    value = scalar(value, name)
+    return _where_valid((value >= 0) & (value <= 1), value, f"{name} must lie in [0, 1]")
+
+
+def scalar(value: Any, name: str) -> Any:
+    """`value`, checked to be a real number: a Python or NumPy one, or an array of shape (), traced or not."""
+    if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
+    return value
+
+
+def _where_valid(valid: Any, value: Any, message: str) -> Any:
+    """`value` if `valid`; otherwise a ValueError, or NaN where `valid` is traced and nobody can be told."""
+    if isinstance(valid, jax.core.Tracer):
+        return jnp.where(valid, value, jnp.nan)
+    if not valid:
+        raise ValueError(f"{message}, got {value}")
+    return value
+
+
+def positive_int(value: Any, name: str) -> int:
+    """`value` as an int, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)

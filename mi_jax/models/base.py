@@ -1,0 +1,26 @@
+"""The contract that every model keeps, discriminative or generative: what the trainer and the evaluation rely on."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Model(NamedTuple):
+    """How to make parameters, a loss, and a log density ratio, as pure functions.
+
+    Attributes:
+      init: `(key, x, y) -> params`; x and y are one example batch, for their shapes.
+      init_state: `() -> state`, what training carries from step to step besides the parameters: () for most.
+      loss: `(params, state, x, y) -> (loss, (state, {name: nats}))`; training minimises the loss. The read-outs are those of
+        this batch at these parameters, before any update.
+      log_ratio: `(params, x, y) -> (n,)`, in nats: log p(x_i, y_i) / (p(x_i) p(y_i)) of paired rows, the pointwise MI,
+        before any projection.
+      scores: `(params, x, y) -> (n, m)`, T(x_i, y_j) for all pairs; None for a generative model, which needs no such matrix.
+    """
+
+    init: Callable[[PRNGKeyArray, Array, Array], Any]
+    init_state: Callable[[], Any]
+    loss: Callable[[Any, Any, Array, Array], tuple[Float[Array, ""], tuple[Any, Mapping[str, Float[Array, ""]]]]]
+    log_ratio: Callable[[Any, Array, Array], Float[Array, " n"]]
+    scores: Callable[[Any, Array, Array], Float[Array, "n m"]] | None = None

@@ -1,0 +1,61 @@
+"""The discriminative model: a critic, and the estimator that trains and reads it."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mi_jax.estimators import Estimator
+from mi_jax.models.base import Model
+
+
+def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
+    """A critic trained and read out by an estimator.
+
+    Formula: loss = -objective(T(x_i, y_j)); log ratio = T(x_i, y_i) - estimator.offset, in nats.
+
+    The log ratio is that of the best critic only as far as the estimator can tell: NWJ, JS and SMILE learn log r, DV and MINE
+    log r up to a constant, InfoNCE up to a function of x. `mi_jax.projections` normalises a batch of scores.
+
+    Args:
+      critic: a module with `__call__(x, y) -> (n, m)` scores (`mi_jax.networks`).
+      estimator: what trains it and what is read out (`mi_jax.estimators`).
+
+    Returns:
+      A `Model`.
+
+    Raises:
+      ValueError: at its first call, from the bounds, if the critic does not give a square floating matrix for n paired rows.
+
+    Example:
+      >>> import jax
+      >>> from mi_jax import estimators, models, networks, tasks
+      >>> model = models.discriminative(networks.SeparableCritic(), estimators.smile(tau=1.0))
+      >>> x, y = tasks.gaussian(dim=20, mi=2.0).sample(jax.random.key(0), 64)
+      >>> params = model.init(jax.random.key(1), x, y)
+      >>> loss, (state, nats) = model.loss(params, model.init_state(), x, y)
+      >>> list(nats), model.log_ratio(params, x, y).shape
+      (['smile'], (64,))
+
+    Source: Song & Ermon (2020), Section 3.1.
+    """
+
+    def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
+        return critic.init(key, x, y)
+
+    def scores(params: Any, x: Array, y: Array) -> Float[Array, "n m"]:
+        return critic.apply(params, x, y)
+
+    def loss(params: Any, state: Any, x: Array, y: Array):
+        batch = scores(params, x, y)
+        value, state = estimator.objective(batch, state)
+        nats = {name: read(jax.lax.stop_gradient(batch)) for name, read in estimator.read_out.items()}
+        return -value, (state, nats)
+
+    def log_ratio(params: Any, x: Array, y: Array) -> Float[Array, " n"]:
+        # One pair at a time under vmap: n rows through the critic, and not the n² of a matrix whose diagonal is wanted.
+        paired = jax.vmap(lambda xi, yi: scores(params, xi[None], yi[None])[0, 0])
+        return paired(x, y) - estimator.offset
+
+    return Model(init, estimator.init, loss, log_ratio, scores)

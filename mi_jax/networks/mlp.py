@@ -1,0 +1,45 @@
+"""Multilayer perceptrons on rows of any shape."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+PAPER_HIDDEN = (256, 256)
+
+
+def flatten_rows(rows: Float[Array, "n ..."]) -> Float[Array, "n d"]:
+    """Each sample as a vector: (n, *shape) becomes (n, d), and (n,) becomes (n, 1)."""
+    return rows.reshape(rows.shape[0], -1)
+
+
+def dense_stack(h: Float[Array, "*n d"], sizes: Sequence[int]) -> Float[Array, "*n out"]:
+    """Dense layers of these sizes with ReLU *before* each, for the inside of a compact module that made `h` linearly."""
+    for size in sizes:
+        h = nn.Dense(size)(nn.relu(h))
+    return h
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them; the input rows are flattened, the output is linear.
+
+    Attributes:
+      hidden: sizes of the hidden layers; the paper's two of 256 by default.
+      features: size of the output.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from mi_jax.networks import MLP
+      >>> mlp = MLP(features=3)
+      >>> params = mlp.init(jax.random.key(0), jnp.zeros((1, 4, 5)))
+      >>> mlp.apply(params, jnp.zeros((7, 4, 5))).shape
+      (7, 3)
+    """
+
+    hidden: Sequence[int] = PAPER_HIDDEN
+    features: int = 1
+
+    @nn.compact
+    def __call__(self, rows: Float[Array, "n ..."]) -> Float[Array, "n features"]:
+        first, *rest = (*self.hidden, self.features)
+        return dense_stack(nn.Dense(first)(flatten_rows(rows)), rest)
