@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax.networks.mlp import MLP, PAPER_HIDDEN, dense_stack, flatten_rows
+from mi_jax.networks.mlp import MLP, PAPER_HIDDEN, dense_stack, flatten_rows, kernel_init
 
 
 class PairDense(nn.Module):
@@ -27,7 +27,7 @@ class PairDense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n dx"], y: Float[Array, "m dy"]) -> Float[Array, "n m features"]:
         shape = (x.shape[1] + y.shape[1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = self.param("kernel", kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         kernel_x, kernel_y = jnp.split(kernel, [x.shape[1]])
         # The bias goes in with the m rows of y: n·m additions fewer.
