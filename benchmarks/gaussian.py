@@ -157,7 +157,8 @@ def _run_cell(cell: Cell, missing: Sequence[int], folder: Path, here: dict[str, 
             result = seeds.run(program, keys, functools.partial(_advance, bar))
         for place, seed in enumerate(group):
             rows.write(folder, _row(cell, seed, here, result, place))
-        print(f"{title}: compiled in {result.compile_seconds:.1f} s, ran in {machine.duration(result.run_seconds)}", flush=True)
+        compiled, ran = machine.duration(result.compile_seconds), machine.duration(result.run_seconds)
+        print(f"{title}: compiled in {compiled}, ran in {ran}", flush=True)
 
 
 def _advance(bar: tqdm, report: seeds.Report) -> None:
@@ -205,10 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gaussian", description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="quick", help="quick: minutes on 2 cores; paper: the full protocol")
+    preset_help = "quick: minutes on 2 cores; paper: the full protocol"
+    parser.add_argument("--preset", choices=PRESETS, default="quick", help=preset_help)
     parser.add_argument("--out", type=Path, required=True, help="folder for rows, figures and the table")
     parser.add_argument("--seeds", type=_positive, help="training runs a cell; quick 2, paper 10")
-    parser.add_argument("--limit", type=float, default=float("inf"), help="skip, and list, cells predicted over this many minutes")
+    limit_help = "skip, and list, cells predicted to take more than this many minutes"
+    parser.add_argument("--limit", type=float, default=float("inf"), help=limit_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--critics", nargs="+", choices=CRITICS, default=list(CRITICS))
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))

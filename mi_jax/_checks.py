@@ -51,8 +51,9 @@ def scalar(value: Any, name: str) -> Any:
     """`value`, checked to be a real number: a Python or NumPy one, or an array of shape (), traced or not."""
     if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if np.shape(value) != ():
-        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
+    shape = getattr(value, "shape", ())
+    if shape != ():
+        raise ValueError(f"{name} must be a scalar, got shape {shape}")
     return value
 
 

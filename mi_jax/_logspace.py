@@ -41,9 +41,7 @@ def log_mean_exp_leave_one_out(scores: Float[Array, "n m"]) -> Float[Array, "n m
 
 
 @jax.custom_jvp
-def log_interpolate(
-    a: Float[Array, "*s"], b: Float[Array, "*s"], alpha: Float[Array, ""]
-) -> Float[Array, "*s"]:
+def log_interpolate(a: Float[Array, "*s"], b: Float[Array, "*s"], alpha: Float[Array, ""]) -> Float[Array, "*s"]:
     """log(alpha e^a + (1 - alpha) e^b), with its derivatives finite at alpha = 0 and at alpha = 1 too."""
     return jnp.logaddexp(jnp.log(alpha) + a, jnp.log1p(-alpha) + b)
 
@@ -62,5 +60,5 @@ def _log_interpolate_jvp(primals, tangents):
 
 
 def _times(weight, tangent):
-    """weight * tangent, with 0 * inf = 0: what weighs nothing stays out of a gradient that has overflowed."""
+    """Their product, with 0 * inf = 0: what weighs nothing stays out of a gradient that has overflowed."""
     return jnp.where(weight == 0.0, 0.0, weight * tangent)

@@ -219,8 +219,8 @@ def logistic_objective(scores: Float[Array, "n n"]) -> Float[Array, ""]:
 
     Formula: E_P[log σ(T)] + E_Q[log σ(-T)], with σ the logistic function.
 
-    *Not* an MI bound: its maximum over T is 2 JSD(P, Q) - 2 log 2, between -2 log 2 and 0. It is there to train a critic: its
-    maximiser is T = log r, the log density ratio, which `smile(scores)` and `nwj(scores + 1)` then read.
+    *Not* an MI bound: its maximum over T is 2 JSD(P, Q) - 2 log 2, between -2 log 2 and 0. It is there to train a critic:
+    its maximiser is T = log r, the log density ratio, which `smile(scores)` and `nwj(scores + 1)` then read.
 
     Args:
       scores: (n, n) scores T(x_i, y_j); E_Q is the mean over the n(n - 1) off-diagonal pairs.

@@ -183,7 +183,7 @@ def mine(decay: float | Float[Array, ""] = 0.99) -> Estimator:
         partition = batch + jnp.exp(batch - log_average) * (log_z - batch)
         return jnp.mean(jnp.diagonal(_checks.score_matrix(scores))) - partition, log_average
 
-    return Estimator(lambda: jnp.array(-jnp.inf), objective, {"mine": bounds.dv})
+    return Estimator(lambda: jnp.asarray(-jnp.inf, float), objective, {"mine": bounds.dv})
 
 
 def js() -> Estimator:

@@ -1,12 +1,12 @@
 """The discriminative model: a critic, and the estimator that trains and reads it."""
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mi_jax.estimators import Estimator
+from mi_jax.estimators import Estimator, Nats
 from mi_jax.models.base import Model
 
 
@@ -15,8 +15,8 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
 
     Formula: loss = -objective(T(x_i, y_j)); log ratio = T(x_i, y_i) - estimator.offset, in nats.
 
-    The log ratio is that of the best critic only as far as the estimator can tell: NWJ, JS and SMILE learn log r, DV and MINE
-    log r up to a constant, InfoNCE up to a function of x. `mi_jax.projections` normalises a batch of scores.
+    The log ratio is known only as far as the objective can tell: NWJ, TUBA, JS and SMILE learn log r, DV and MINE log r up
+    to a constant, InfoNCE up to a function of x. `mi_jax.projections` normalises a batch of scores.
 
     Args:
       critic: a module with `__call__(x, y) -> (n, m)` scores (`mi_jax.networks`).
@@ -45,9 +45,9 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
         return critic.init(key, x, y)
 
     def scores(params: Any, x: Array, y: Array) -> Float[Array, "n m"]:
-        return critic.apply(params, x, y)
+        return cast(Array, critic.apply(params, x, y))
 
-    def loss(params: Any, state: Any, x: Array, y: Array):
+    def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Nats, tuple[Any, dict[str, Nats]]]:
         batch = scores(params, x, y)
         value, state = estimator.objective(batch, state)
         nats = {name: read(jax.lax.stop_gradient(batch)) for name, read in estimator.read_out.items()}

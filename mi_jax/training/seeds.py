@@ -136,7 +136,8 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
       recipe: the trainer.
       plan: where the seeds run, from `layout`.
       steps: number of training steps.
-      chunk: steps in one scanned program; between chunks progress is told. It changes no bit of the result.
+      chunk: about how many steps one scanned program makes; between chunks progress is told. It changes no bit of the
+        result.
 
     Returns:
       A `Program` for `run`.
@@ -144,16 +145,14 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
     Raises:
       ValueError: if `steps` or `chunk` is less than 1.
     """
-    chunk = min(_checks.positive_int(chunk, "chunk"), _checks.positive_int(steps, "steps"))
-    lengths = (chunk,) * (steps // chunk) + ((steps % chunk,) if steps % chunk else ())
+    lengths = _chunk_lengths(_checks.positive_int(steps, "steps"), _checks.positive_int(chunk, "chunk"))
     start = time.perf_counter()
     init = plan.spread(recipe.init)
-    keys = jax.eval_shape(plan.split, jax.eval_shape(functools.partial(jax.random.split, num=plan.num_seeds), jax.random.key(0)))
+    keys = jax.eval_shape(lambda: plan.split(jax.random.split(jax.random.key(0), plan.num_seeds)))
     states = jax.eval_shape(init, keys)
+    scan = functools.partial(scan_steps, recipe)
     scans = {
-        length: plan.spread(lambda state, length=length: scan_steps(recipe, state, length), donate=True)
-        .lower(states)
-        .compile()
+        length: plan.spread(functools.partial(scan, length=length), donate=True).lower(states).compile()
         for length in set(lengths)
     }
     compiled = init.lower(keys).compile()
@@ -212,7 +211,7 @@ def fit(
       recipe: the trainer.
       keys: (seeds,) typed keys, from `jax.random.split`: any number, on any number of devices.
       steps: number of training steps.
-      chunk: steps in one scanned program; it changes no bit of the result.
+      chunk: about how many steps one scanned program makes; it changes no bit of the result.
       devices: by default all local ones.
       mapped: how the seeds of one device run; see `layout`.
       on_chunk: called with a `Report` between chunks.
@@ -241,9 +240,17 @@ def fit(
     return run(compile_training(recipe, plan, steps=steps, chunk=chunk), keys, on_chunk)
 
 
+def _chunk_lengths(steps: int, chunk: int) -> tuple[int, ...]:
+    """Chunks as equal as can be, none shorter than `chunk`, nor than 2 steps."""
+    # Of a loop of one step the compiler makes straight-line code, and lays out, and so rounds, its products in another way.
+    number = max(1, min(steps // chunk, steps // 2))
+    return tuple(steps // number + (place < steps % number) for place in range(number))
+
+
 def _check_keys(keys: Any) -> None:
     if not (hasattr(keys, "dtype") and jax.dtypes.issubdtype(keys.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"keys must be typed keys, from jax.random.split(jax.random.key(seed), n), got {type(keys).__name__}")
+        got = getattr(keys, "dtype", type(keys).__name__)
+        raise TypeError(f"keys must be typed keys, from jax.random.split(jax.random.key(seed), n), got {got}")
 
 
 def _non_finite(tree: Any) -> np.ndarray:

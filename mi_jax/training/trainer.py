@@ -1,7 +1,7 @@
 """The trainer: training as an init and a step, scanned; a pure function of the key.
 
-Nothing here knows of devices or of other seeds. The key of a step is folded from the seed's key and the step's number, so the
-chunks that a run is cut into do not change it.
+Nothing here knows of devices or of other seeds. The key of a step is folded from the seed's key and the step's number, so
+the chunks that a run is cut into do not change it.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,8 +58,8 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
 
     Args:
       model: what to train.
-      batch: `(key, step) -> (x, y)`, a fresh batch of paired rows for the step; the step is there for a task that changes, as
-        the staircase does.
+      batch: `(key, step) -> (x, y)`, a fresh batch of paired rows for the step; the step is there for a task that changes,
+        as the staircase does.
       optimizer: an optax optimiser; by default the paper's `adam()`.
 
     Returns:
@@ -98,9 +98,7 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
     return Trainer(init, step)
 
 
-def scan_steps(
-    recipe: Trainer, state: TrainState, length: int
-) -> tuple[TrainState, Mapping[str, Float[Array, " length"]]]:
+def scan_steps(recipe: Trainer, state: TrainState, length: int) -> tuple[TrainState, Mapping[str, Float[Array, " length"]]]:
     """`length` steps of training as one `lax.scan`.
 
     Args:
@@ -121,4 +119,10 @@ def scan_steps(
       >>> history["infonce"].shape
       (10,)
     """
-    return jax.lax.scan(lambda carry, _: recipe.step(carry), state, length=length)
+
+    def step(carry: TrainState, _: None) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
+        # The barriers keep a step's arithmetic a unit of its own. Without them the compiler fuses it with whatever reads or
+        # writes its state and its read-outs, differently for one chunk length and another, and the last bits change with it.
+        return jax.lax.optimization_barrier(recipe.step(jax.lax.optimization_barrier(carry)))
+
+    return jax.lax.scan(step, state, length=length)

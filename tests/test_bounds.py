@@ -1,0 +1,368 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mi_jax import bounds, projections, tasks
+from tests import reference
+
+# name -> the library's function of a score matrix, and the float64 reference
+CASES = {
+    "infonce": (bounds.infonce, reference.infonce),
+    "dv": (bounds.dv, reference.dv),
+    "nwj": (bounds.nwj, reference.nwj),
+    "tuba": (
+        lambda s: bounds.tuba(s, jnp.asarray(reference.baseline(len(s)), jnp.float32)),
+        lambda s: reference.tuba(s, reference.baseline(len(s)).astype(np.float32).astype(np.float64)),
+    ),
+    "logistic_objective": (bounds.logistic_objective, reference.logistic_objective),
+}
+for _tau in (0.0, 1.0, 5.0, 10.0, np.inf):
+    CASES[f"smile-{_tau:g}"] = (
+        functools.partial(bounds.smile, tau=_tau),
+        functools.partial(reference.smile, tau=_tau),
+    )
+for _alpha in (0.0, 0.01, 0.5, 1.0):
+    CASES[f"interpolated-{_alpha:g}"] = (
+        lambda s, alpha=_alpha: bounds.interpolated(s, jnp.asarray(reference.baseline(len(s)), jnp.float32), alpha),
+        lambda s, alpha=_alpha: reference.interpolated(
+            s, reference.baseline(len(s)).astype(np.float32).astype(np.float64), alpha
+        ),
+    )
+MATRICES = dict(reference.matrices())
+FINITE = ["infonce", "dv", "smile-0", "smile-5", "smile-inf", "logistic_objective", "interpolated-0.5", "interpolated-1"]
+UNBOUNDED = ["nwj", "tuba", "interpolated-0"]
+
+case = pytest.mark.parametrize("name", CASES)
+matrix = pytest.mark.parametrize("kind", MATRICES)
+
+
+@case
+@matrix
+def test_value_is_that_of_the_float64_formula(name, kind):
+    bound, formula = CASES[name]
+    scores = MATRICES[kind]
+    expected = formula(scores)
+    assert abs(float(bound(jnp.float32(scores))) - expected) <= reference.tolerance(expected, scores)
+
+
+@case
+@matrix
+def test_gradient_is_that_of_float64_finite_differences(name, kind):
+    bound, formula = CASES[name]
+    scores = MATRICES[kind]
+    n = len(scores)
+    entries = [(i, j) for i in range(n) for j in range(n)]
+    if n == 64:  # a sample, with the diagonal in it
+        rng = np.random.default_rng(0)
+        entries = [(0, 0), (63, 63), *((int(i), int(j)) for i, j in rng.integers(0, n, (6, 2)))]
+    expected = reference.finite_differences(formula, scores, entries)
+    gradient = np.asarray(jax.grad(bound)(jnp.float32(scores)))
+    actual = np.array([gradient[entry] for entry in entries])
+    # Central differences of a value v in float64 carry a rounding error of about 1e-16 |v| / 1e-5.
+    assert np.all(np.abs(actual - expected) <= 1e-4 * (1 + np.abs(expected)) + 1e-10 * abs(formula(scores)))
+
+
+@case
+def test_batched_by_vmap(name):
+    bound, _ = CASES[name]
+    batch = jax.random.normal(jax.random.key(0), (3, 5, 5))
+    np.testing.assert_allclose(jax.vmap(bound)(batch), [bound(scores) for scores in batch], rtol=1e-5, atol=1e-6)
+
+
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_same_inside_and_outside_a_jitted_step(self):
+        scores = MATRICES["diagonal-heavy-5"]
+        for name, (bound, formula) in CASES.items():
+            expected = formula(scores)
+            value = self.variant(bound)(jnp.float32(scores))
+            assert abs(float(value) - expected) <= reference.tolerance(expected, scores), name
+
+
+def test_a_sweep_of_tau_and_of_alpha_compiles_once():
+    scores = jax.random.normal(jax.random.key(0), (5, 5))
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def swept(value):
+        return bounds.smile(scores, 10 * value), bounds.interpolated(scores, jnp.zeros(5), value)
+
+    for value in (0.0, 0.25, 1.0):
+        smile, interpolated = swept(value)
+        np.testing.assert_allclose(smile, bounds.smile(scores, 10 * value), rtol=1e-6)
+        np.testing.assert_allclose(interpolated, bounds.interpolated(scores, jnp.zeros(5), value), rtol=1e-6)
+
+
+# Invariances
+
+random_scores = st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([2, 3, 5, 8]), st.sampled_from([0.1, 1.0, 8.0]))
+
+
+def draw(spec):
+    seed, n, scale = spec
+    return jnp.float32(scale * np.random.default_rng(seed).standard_normal((n, n)))
+
+
+def allowed(value, scores):
+    return reference.tolerance(float(value), np.asarray(scores))
+
+
+@given(random_scores)
+@settings(deadline=None, max_examples=40)
+def test_smile_at_infinity_is_dv(spec):
+    scores = draw(spec)
+    assert bounds.smile(scores, jnp.inf) == bounds.dv(scores)
+
+
+@given(random_scores, st.floats(-30, 30))
+@settings(deadline=None, max_examples=40)
+def test_dv_is_unchanged_by_a_constant_and_nwj_is_not(spec, constant):
+    scores = draw(spec)
+    shifted = scores + jnp.float32(constant)
+    value = bounds.dv(scores)
+    assert abs(bounds.dv(shifted) - value) <= allowed(value, shifted)
+    # NWJ is dv at its best constant, and below it elsewhere.
+    assert bounds.nwj(shifted) <= value + allowed(value, shifted)
+
+
+@given(random_scores)
+@settings(deadline=None, max_examples=40)
+def test_ceilings(spec):
+    scores = draw(spec)
+    n = len(scores)
+    assert bounds.infonce(scores) <= np.log(n) + allowed(np.log(n), scores)
+    assert bounds.interpolated(scores, jnp.zeros(n), 1.0) <= np.log(n - 1) + allowed(np.log(n), scores)
+    assert bounds.logistic_objective(scores) <= 0
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("tuba", "interpolated"))])
+@given(spec=random_scores)
+@settings(deadline=None, max_examples=15)
+def test_unchanged_by_permuting_the_pairs(name, spec):
+    bound, _ = CASES[name]
+    scores = draw(spec)
+    order = np.random.default_rng(spec[0]).permutation(len(scores))
+    value = bound(scores)
+    assert abs(bound(scores[order][:, order]) - value) <= allowed(value, scores)
+
+
+@pytest.mark.parametrize("n", [2, 5, 64])
+def test_independent_scores_give_zero(n):
+    scores = jnp.zeros((n, n))
+    zero = jnp.zeros(n)
+    for value in (
+        bounds.infonce(scores),
+        bounds.dv(scores),
+        bounds.smile(scores, 1.0),
+        bounds.nwj(scores + 1),
+        bounds.tuba(scores, zero),
+        *(bounds.interpolated(scores, zero, alpha) for alpha in (0.0, 0.5, 1.0)),
+    ):
+        assert abs(value) <= 1e-6
+    assert bounds.nwj(scores) == pytest.approx(-np.exp(-1), abs=1e-6)
+    assert bounds.logistic_objective(scores) == pytest.approx(-2 * np.log(2), abs=1e-6)
+
+
+@given(random_scores)
+@settings(deadline=None, max_examples=40)
+def test_identities_between_the_bounds(spec):
+    scores = draw(spec)
+    n = len(scores)
+    a = jnp.linspace(-1.0, 1.0, n)
+    tuba = bounds.tuba(scores, a)
+    assert abs(bounds.nwj(scores - a[:, None] + 1) - tuba) <= allowed(tuba, scores)
+    assert abs(bounds.interpolated(scores, a, 0.0) - tuba) <= allowed(tuba, scores)
+    # alpha = 1 is InfoNCE on the n - 1 columns that each left-out negative leaves.
+    left_out = [
+        scores[i, i] - jax.nn.logsumexp(jnp.delete(scores[i], j)) + np.log(n - 1)
+        for i in range(n)
+        for j in range(n)
+        if j != i
+    ]
+    mean = np.mean(left_out)
+    assert abs(bounds.interpolated(scores, a, 1.0) - mean) <= allowed(mean, scores)
+
+
+def test_projections_are_the_bounds_before_the_mean():
+    scores = jax.random.normal(jax.random.key(0), (5, 5))
+    for bound, projection in (
+        (bounds.infonce, projections.infonce),
+        (bounds.dv, projections.dv),
+        (bounds.smile, projections.smile),
+    ):
+        np.testing.assert_allclose(bound(scores), jnp.diagonal(projection(scores)).mean(), rtol=1e-6)
+
+
+# Extremes
+
+
+def extreme_matrices():
+    normal = jax.random.normal(jax.random.key(0), (5, 5))
+    yield 1e4 * normal / jnp.abs(normal).max()
+    for n in (2, 3, 64):
+        yield 1e4 * jnp.eye(n)
+        yield -1e4 * jnp.eye(n)
+        yield jnp.full((n, n), 1e4)
+        yield jnp.full((n, n), -1e4)
+        yield 1e4 * (1 - 2 * jnp.eye(n))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", FINITE + UNBOUNDED)
+def test_scores_of_ten_thousand(name, dtype):
+    bound, _ = CASES[name]
+    for scores in extreme_matrices():
+        value, gradient = jax.value_and_grad(bound)(scores.astype(dtype))
+        assert value.dtype == jnp.float32
+        assert gradient.dtype == dtype
+        assert not jnp.isnan(value)
+        assert not jnp.isnan(gradient).any()
+        assert value < jnp.inf
+        if name in FINITE:
+            assert jnp.isfinite(value)
+            assert jnp.isfinite(gradient).all()
+
+
+def test_half_precision_scores_are_reduced_in_float32():
+    # 4,096 equal terms: a bfloat16 sum would stop growing at 256 of them.
+    scores = jnp.zeros((64, 64), jnp.bfloat16)
+    assert bounds.dv(scores) == pytest.approx(0.0, abs=1e-5)
+    assert bounds.infonce(scores) == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_derivative_in_alpha_at_the_ends(alpha):
+    scores = MATRICES["random-5"]
+    a = reference.baseline(5)
+    derivative = jax.grad(bounds.interpolated, argnums=2)(jnp.float32(scores), jnp.float32(a), alpha)
+    step = 1e-6 if alpha == 0.0 else -1e-6  # one-sided: alpha ends here
+    values = [reference.interpolated(scores, a, alpha + k * step) for k in (0, 1, 2)]
+    expected = (-1.5 * values[0] + 2 * values[1] - 0.5 * values[2]) / step
+    assert derivative == pytest.approx(expected, rel=1e-4)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("name", ["infonce", "dv", "nwj", "tuba", "logistic_objective", "smile-5", "interpolated-0.5"])
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (jnp.zeros((3, 4)), r"scores must be a square matrix, got shape \(3, 4\)"),
+        (jnp.zeros(3), r"scores must be a square matrix, got shape \(3,\)"),
+        (jnp.zeros((2, 3, 3)), r"scores must be a square matrix, got shape \(2, 3, 3\)"),
+        (jnp.zeros((1, 1)), "scores must hold at least 2 pairs"),
+        (jnp.zeros((0, 0)), "scores must hold at least 2 pairs"),
+        (jnp.zeros((3, 3), int), "scores must be floating, got dtype int32"),
+        (jnp.zeros((3, 3), bool), "scores must be floating, got dtype bool"),
+        (jnp.zeros((3, 3), complex), "scores must be floating, got dtype complex64"),
+    ],
+)
+def test_bad_scores(name, scores, message):
+    direct = {
+        "tuba": lambda s: bounds.tuba(s, jnp.zeros(3)),
+        "interpolated-0.5": lambda s: bounds.interpolated(s, jnp.zeros(3), 0.5),
+    }
+    bound = direct.get(name, CASES[name][0])
+    with pytest.raises(ValueError, match=message):
+        bound(scores)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(bound)(scores)
+
+
+def test_scores_that_are_no_array():
+    with pytest.raises(TypeError, match="scores must be an array, got list"):
+        bounds.infonce([[1.0, 2.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize("tau", [-1.0, -1e-6, np.nan, np.float32(-2), jnp.array(-1.0)])
+def test_bad_tau(tau):
+    scores = jnp.zeros((3, 3))
+    with pytest.raises(ValueError, match="tau must not be negative, got"):
+        bounds.smile(scores, tau)
+    assert jnp.isnan(jax.jit(bounds.smile)(scores, tau))
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, np.nan, jnp.array(2.0)])
+def test_bad_alpha(alpha):
+    scores, a = jnp.zeros((3, 3)), jnp.zeros(3)
+    with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\], got"):
+        bounds.interpolated(scores, a, alpha)
+    assert jnp.isnan(jax.jit(bounds.interpolated)(scores, a, alpha))
+
+
+def test_options_that_are_no_number():
+    scores = jnp.zeros((3, 3))
+    with pytest.raises(TypeError, match="tau must be a number, got NoneType"):
+        bounds.smile(scores, None)
+    with pytest.raises(ValueError, match=r"tau must be a scalar, got shape \(2,\)"):
+        bounds.smile(scores, jnp.ones(2))
+    with pytest.raises(TypeError, match="alpha must be a number, got str"):
+        bounds.interpolated(scores, jnp.zeros(3), "half")
+
+
+@pytest.mark.parametrize("bound", [bounds.tuba, functools.partial(bounds.interpolated, alpha=0.5)])
+def test_bad_baseline(bound):
+    with pytest.raises(ValueError, match=r"log_baseline must have one entry per row of scores, shape \(3,\), got \(4,\)"):
+        bound(jnp.zeros((3, 3)), jnp.zeros(4))
+    with pytest.raises(ValueError, match="log_baseline must be floating, got dtype int32"):
+        bound(jnp.zeros((3, 3)), jnp.zeros(3, int))
+
+
+# The exact log ratio of the Gaussian task: must-show 3
+
+
+MI, DIM, N, BATCHES = 2.0, 20, 64, 10_000
+
+
+@functools.cache
+def at_the_exact_ratio():
+    """NWJ at log r* + 1, NWJ at log r* and InfoNCE, on 10,000 batches of 64."""
+    task = tasks.gaussian(DIM, MI)
+
+    def one(key):
+        x, y = task.sample(key, N)
+        scores = task.log_ratio(x[:, None], y[None, :])
+        return bounds.nwj(scores + 1), bounds.nwj(scores), bounds.infonce(scores)
+
+    keys = jax.random.split(jax.random.key(0), BATCHES)
+    return [np.asarray(value, np.float64) for value in jax.jit(lambda k: jax.lax.map(one, k, batch_size=100))(keys)]
+
+
+def test_nwj_at_the_exact_ratio_has_the_mean_and_variance_of_its_law():
+    values, _, _ = at_the_exact_ratio()
+    square = -np.expm1(-2 * MI / DIM)  # rho²
+    variance = DIM * square / N + ((1 - square) ** -DIM + (1 - square**2) ** -DIM - 2) / (N * (N - 1))
+    assert abs(values.mean() - MI) <= 4 * np.sqrt(variance / BATCHES)
+    # The standard error of the sample variance, from the sample's own fourth moment.
+    deviations = (values - values.mean()) ** 2
+    assert abs(values.var() - variance) <= 4 * deviations.std() / np.sqrt(BATCHES)
+
+
+def test_nwj_without_the_shift_is_one_over_e_short():
+    _, values, _ = at_the_exact_ratio()
+    assert abs(values.mean() - (MI - np.exp(-1))) <= 4 * values.std() / np.sqrt(BATCHES)
+
+
+def test_infonce_at_the_exact_ratio_agrees_with_a_float64_monte_carlo():
+    _, _, values = at_the_exact_ratio()
+    rng = np.random.default_rng(0)
+    square = -np.expm1(-2 * MI / DIM)
+    rho = np.sqrt(square)
+    other = []
+    for _ in range(2_000):
+        x = rng.standard_normal((N, DIM))
+        y = rho * x + np.sqrt(1 - square) * rng.standard_normal((N, DIM))
+        # The terms in x alone cancel between numerator and denominator of Eq. 5.
+        scores = (rho * x @ y.T - 0.5 * square * (y**2).sum(1)) / (1 - square)
+        scores -= scores.max(axis=1, keepdims=True)
+        other.append(np.mean(np.diag(scores) - np.log(np.exp(scores).mean(axis=1))))
+    error = np.sqrt(values.var() / BATCHES + np.var(other) / len(other))
+    assert abs(values.mean() - np.mean(other)) <= 4 * error
+    assert error < 0.01

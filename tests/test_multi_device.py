@@ -1,0 +1,95 @@
+"""Must-show 5 and 6: seeds on two virtual devices, and lowering for accelerators that are not here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from mi_jax import bounds, estimators, models, networks, projections, tasks, training
+from mi_jax.training import seeds
+
+KEYS = jax.random.split(jax.random.key(0), 5)
+CRITICS = {"joint": networks.JointCritic(), "separable": networks.SeparableCritic()}
+
+every_critic = pytest.mark.parametrize("critic", CRITICS)
+objectives = pytest.mark.parametrize("objective", [estimators.infonce(), estimators.mine(), estimators.smile()])
+
+
+def recipe(critic, objective):
+    model = models.discriminative(CRITICS[critic], objective)
+    return training.trainer(model, lambda key, step: tasks.gaussian(4, 1.0).sample(key, 64))
+
+
+def test_there_are_two_devices():
+    assert jax.device_count() == 2
+
+
+@every_critic
+@pytest.mark.parametrize("objective", [estimators.infonce(), estimators.nwj(), estimators.mine(), estimators.smile()])
+def test_a_seed_has_the_same_bits_alone_and_among_five_on_two_devices(critic, objective):
+    r = recipe(critic, objective)
+    together = training.fit(r, KEYS, steps=60, chunk=20, mapped="map")
+    alone = seeds.compile_training(r, seeds.layout(1, jax.devices()[:1], "map"), steps=60, chunk=60)
+    short = seeds.compile_training(r, seeds.layout(2, mapped="map"), steps=60, chunk=2)
+    for program, chosen in ((alone, [0]), (alone, [3]), (alone, [4]), (short, [1, 2])):
+        apart = seeds.run(program, KEYS[jnp.array(chosen)])
+        for ours, theirs in zip(jax.tree.leaves(together.states.params), jax.tree.leaves(apart.states.params), strict=True):
+            np.testing.assert_array_equal(np.asarray(ours)[chosen], theirs)
+        for name, history in apart.history.items():
+            np.testing.assert_array_equal(together.history[name][chosen], history)
+
+
+@every_critic
+@pytest.mark.parametrize("mapped", ["map", "vmap"])
+def test_seeds_do_not_communicate(critic, mapped):
+    program = seeds.compile_training(recipe(critic, estimators.smile()), seeds.layout(5, mapped=mapped), steps=3)
+    assert len(program.layout.devices) == 2
+    for compiled in (program.init, *program.chunks):
+        text = compiled.as_text()
+        assert not any(word in text for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
+
+
+@every_critic
+def test_under_vmap_the_first_step_is_the_same_to_1e_5(critic):
+    model = models.discriminative(CRITICS[critic], estimators.smile())
+    batches = [tasks.gaussian(4, 1.0).sample(key, 64) for key in KEYS]
+    params = [model.init(key, *batch) for key, batch in zip(KEYS, batches, strict=True)]
+    value_and_grad = jax.value_and_grad(model.loss, has_aux=True)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params), *map(jnp.stack, zip(*batches, strict=True))
+    (losses, _), gradients = jax.vmap(lambda p, x, y: value_and_grad(p, (), x, y))(*stacked)
+    for place, (own, batch) in enumerate(zip(params, batches, strict=True)):
+        (loss, _), gradient = value_and_grad(own, (), *batch)
+        np.testing.assert_allclose(losses[place], loss, rtol=1e-5)
+        for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(gradient), strict=True):
+            np.testing.assert_allclose(ours[place], theirs, rtol=1e-5, atol=1e-5 * float(jnp.abs(theirs).max()))
+
+
+PLATFORMS = ["cpu", "cuda", "tpu"]
+BOUNDS = {
+    "infonce": bounds.infonce,
+    "nwj": bounds.nwj,
+    "dv": bounds.dv,
+    "smile": bounds.smile,
+    "logistic_objective": bounds.logistic_objective,
+    "tuba": lambda s: bounds.tuba(s, jnp.zeros(len(s))),
+    "interpolated": lambda s: bounds.interpolated(s, jnp.zeros(len(s)), 0.5),
+    "log_partition": projections.log_partition,
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_every_bound_and_its_gradient_lower_for_accelerators(name):
+    bound = jax.jit(jax.vmap(jax.value_and_grad(BOUNDS[name])))
+    lowered = export.export(bound, platforms=PLATFORMS)(jax.ShapeDtypeStruct((3, 64, 64), jnp.float32))
+    assert lowered.platforms == tuple(PLATFORMS)
+    value, _ = lowered.call(jnp.zeros((3, 64, 64)))
+    np.testing.assert_allclose(value, jax.vmap(BOUNDS[name])(jnp.zeros((3, 64, 64))), atol=1e-6)
+
+
+@every_critic
+@objectives
+def test_a_whole_training_step_lowers_for_accelerators(critic, objective):
+    r = recipe(critic, objective)
+    state = jax.eval_shape(r.init, jax.random.key(0))
+    assert export.export(jax.jit(r.step), platforms=PLATFORMS)(state).platforms == tuple(PLATFORMS)

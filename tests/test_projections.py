@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mi_jax import projections, tasks
+
+
+def scores_of(task, key, n):
+    x, y = task.sample(key, n)
+    return task.log_ratio(x[:, None], y[None, :])
+
+
+def test_partition_is_the_mean_ratio_off_the_diagonal():
+    scores = np.random.default_rng(0).standard_normal((5, 5))
+    off = np.exp(scores[~np.eye(5, dtype=bool)])
+    assert projections.log_partition(jnp.float32(scores)) == pytest.approx(np.log(off.mean()), abs=1e-6)
+    clipped = np.log(np.clip(off, np.exp(-0.5), np.exp(0.5)).mean())
+    assert projections.log_partition(jnp.float32(scores), tau=0.5) == pytest.approx(clipped, abs=1e-6)
+
+
+def test_the_exact_ratio_is_valid():
+    """E_Q[r*] = 1: the mean of the partition over many batches, within 4 standard errors."""
+    task = tasks.gaussian(20, 0.5)  # at this MI the ratio's variance is small enough to see
+    keys = jax.random.split(jax.random.key(0), 2_000)
+    partitions = np.exp(jax.lax.map(lambda key: projections.log_partition(scores_of(task, key, 64)), keys))
+    assert abs(partitions.mean() - 1) <= 4 * partitions.std() / np.sqrt(len(keys))
+    assert partitions.std() > 0
+
+
+def test_dv_is_valid_on_its_own_batch_and_elsewhere_only_as_n_grows():
+    """Table 1, last column: "n → ∞" for MINE, measured on fresh pairs."""
+    task = tasks.gaussian(2, 0.5)
+
+    def fresh_partition(n):
+        def one(key):
+            own, fresh = (3.0 + scores_of(task, k, n) for k in jax.random.split(key))  # a ratio off by e^3
+            np.testing.assert_allclose(projections.log_partition(projections.dv(own)), 0.0, atol=1e-5)
+            return float(jnp.exp(projections.log_partition(fresh - projections.log_partition(own))))
+
+        return np.array([one(key) for key in jax.random.split(jax.random.key(n), 200)])
+
+    small, large = fresh_partition(4), fresh_partition(128)
+    assert np.abs(small - 1).mean() > 5 * np.abs(large - 1).mean()
+    assert small.mean() > 1.05  # E[1 / Z] > 1 / E[Z]
+    assert abs(large.mean() - 1) < 0.02
+
+
+def test_infonce_is_valid_whatever_the_scores():
+    """Corollary 2 and Eq. 25: for x independent of all n y's, the mean ratio over the row is 1."""
+    scores = 8 * jax.random.normal(jax.random.key(0), (7, 7))
+    rows = jnp.exp(projections.infonce(scores)).mean(axis=1)
+    np.testing.assert_allclose(rows, 1.0, rtol=1e-5)
+
+
+def test_smile_clips_the_partition_and_not_the_ratio():
+    scores = jnp.array([[20.0, 9.0], [-9.0, 20.0]])
+    projected = projections.smile(scores, tau=2.0)
+    np.testing.assert_allclose(projected, scores - np.log((np.exp(2) + np.exp(-2)) / 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("projection", [projections.dv, projections.infonce, projections.smile, projections.log_partition])
+def test_bad_scores(projection):
+    with pytest.raises(ValueError, match=r"scores must be a square matrix, got shape \(3, 4\)"):
+        projection(jnp.zeros((3, 4)))

@@ -1,0 +1,120 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mi_jax import estimators, models, networks, tasks, training
+from mi_jax.training import seeds
+
+KEYS = jax.random.split(jax.random.key(0), 5)
+
+
+def recipe(estimator=None, optimizer=None):
+    model = models.discriminative(networks.SeparableCritic(hidden=(16,)), estimator or estimators.infonce())
+    return training.trainer(model, lambda key, step: tasks.gaussian(2, 1.0).sample(key, 32), optimizer)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("num_seeds", [1, 2, 3, 5])
+def test_any_number_of_seeds_on_any_number_of_devices(num_seeds, num_devices):
+    plan = seeds.layout(num_seeds, jax.devices()[:num_devices])
+    assert len(plan.devices) == min(num_seeds, num_devices)
+    tree = {"a": jnp.arange(num_seeds), "b": jnp.ones((num_seeds, 3))}
+    split = plan.split(tree)
+    assert split["b"].shape == (len(plan.devices), plan.per_device, 3)
+    np.testing.assert_array_equal(plan.join(split)["a"], np.arange(num_seeds))
+    squared = plan.join(plan.spread(lambda leaf: leaf["a"] ** 2)(split))
+    np.testing.assert_array_equal(squared, np.arange(num_seeds) ** 2)
+
+
+def test_padding_repeats_the_first_seed():
+    plan = seeds.layout(3, jax.devices()[:2])
+    np.testing.assert_array_equal(plan.split(jnp.arange(3)), [[0, 1], [2, 0]])
+
+
+def test_no_device_is_left_idle():
+    # An even share of 4 seeds over 3 devices is 2, 2 and none.
+    plan = seeds.layout(4, [jax.devices()[0]] * 3)
+    assert (len(plan.devices), plan.per_device) == (2, 2)
+
+
+def test_fit():
+    reports = []
+    result = training.fit(recipe(), KEYS, steps=7, chunk=3, on_chunk=reports.append)
+    assert result.history["infonce"].shape == (5, 7)
+    assert [(report.done, report.steps) for report in reports] == [(4, 7), (7, 7)]
+    assert reports[-1].nats["infonce"].shape == (5, 3)
+    assert not result.diverged.any()
+    assert result.compile_seconds > 0
+    assert result.run_seconds > 0
+    np.testing.assert_array_equal(result.states.step, 7)
+    assert all(leaf.shape[0] == 5 for leaf in jax.tree.leaves(result.states))
+    # A second run of the same program starts from the keys again.
+    program = seeds.compile_training(recipe(), seeds.layout(5), steps=7)
+    first, second = (seeds.run(program, KEYS).history["infonce"] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, result.history["infonce"])
+
+
+@pytest.mark.parametrize(
+    ("steps", "chunk", "lengths"),
+    [
+        (20_000, 500, (500,) * 40),
+        (7, 3, (4, 3)),
+        (501, 500, (501,)),
+        (1_250, 500, (625, 625)),
+        (5, 1, (3, 2)),
+        (1, 500, (1,)),
+    ],
+)
+def test_chunks_cover_the_steps_and_none_has_one_step(steps, chunk, lengths):
+    assert seeds._chunk_lengths(steps, chunk) == lengths
+
+
+def test_a_diverged_seed_is_flagged_and_leaves_the_others_alone():
+    """A learning rate that is NaN for one seed's key only."""
+    sick = jax.random.key_data(KEYS[3])
+
+    def batch(key, step):
+        x, y = tasks.gaussian(2, 1.0).sample(key, 32)
+        return x, y
+
+    model = models.discriminative(networks.SeparableCritic(hidden=(16,)), estimators.infonce())
+    healthy = training.trainer(model, batch)
+
+    def init(key):
+        state = healthy.init(key)
+        poison = jnp.where((jax.random.key_data(key) == sick).all(), jnp.nan, 0.0)
+        return state._replace(params=jax.tree.map(lambda leaf: leaf + poison, state.params))
+
+    result = training.fit(training.Trainer(init, healthy.step), KEYS, steps=3)
+    np.testing.assert_array_equal(result.diverged, [False, False, False, True, False])
+    expected = training.fit(healthy, KEYS, steps=3)
+    np.testing.assert_array_equal(result.history["infonce"][[0, 1, 2, 4]], expected.history["infonce"][[0, 1, 2, 4]])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: training.fit(recipe(), jax.random.key(0), steps=3), ValueError, r"keys must be a vector .* got shape \(\)"),
+        (lambda: training.fit(recipe(), jnp.arange(3), steps=3), TypeError, "keys must be typed keys, .* got int32"),
+        (lambda: training.fit(recipe(), 3, steps=3), TypeError, "keys must be typed keys, .* got int"),
+        (lambda: training.fit(recipe(), KEYS, steps=0), ValueError, "steps must be at least 1, got 0"),
+        (lambda: training.fit(recipe(), KEYS, steps=3, chunk=0), ValueError, "chunk must be at least 1, got 0"),
+        (lambda: training.fit(recipe(), KEYS[:0], steps=3), ValueError, "num_seeds must be at least 1, got 0"),
+        (
+            lambda: training.fit(recipe(), KEYS, steps=3, mapped="pmap"),
+            ValueError,
+            "mapped must be 'map' or 'vmap', got 'pmap'",
+        ),
+        (lambda: training.fit(recipe(), KEYS, steps=3, devices=[]), ValueError, "devices must name at least one device"),
+        (
+            lambda: seeds.run(seeds.compile_training(recipe(), seeds.layout(2), steps=1), KEYS),
+            ValueError,
+            r"keys must have shape \(2,\), one for each seed, got \(5,\)",
+        ),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
