@@ -39,6 +39,7 @@ OBJECTIVES: dict[str, Callable[[], estimators.Estimator]] = {
     ),
 }
 ROOT_KEY = 0
+BLOCKS = 80  # of iterations in a stage, whose moments a row keeps
 
 
 @dataclass(frozen=True)
@@ -168,16 +169,13 @@ def _advance(bar: tqdm, report: seeds.Report) -> None:
 
 
 def _row(cell: Cell, seed: int, here: dict[str, Any], result: training.Fit, place: int) -> rows.Row:
-    block = max(1, cell.every // 80)
-    histories = {name: history[place] for name, history in result.history.items()}
-    finite = all(jnp.isfinite(history).all() for history in histories.values())
     return rows.Row(
         config=cell.config(seed),
         environment=here,
-        diverged=bool(result.diverged[place]) or not finite,
+        diverged=bool(result.diverged[place]),
         compile_seconds=round(result.compile_seconds, 3),
         run_seconds=round(result.run_seconds / len(result.diverged), 3),
-        read_outs={name: rows.moments(history, block) for name, history in histories.items()},
+        read_outs={name: rows.moments(nats[place], cell.every // BLOCKS) for name, nats in result.history.items()},
     )
 
 
@@ -198,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     machine.use_all_cores()
     cells, num_seeds = PRESETS[options.preset]
+    if options.every is not None:
+        cells = [replace(cell, every=options.every) for cell in cells]
     kept = [cell for cell in cells if _selected(cell, options)]
     run_missing(kept, num_seeds if options.seeds is None else options.seeds, options.out / "rows", options.limit)
     for path in figures.draw(options.out):
@@ -212,6 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_positive, help="training runs a cell; quick 2, paper 10")
     limit_help = "skip, and list, cells predicted to take more than this many minutes"
     parser.add_argument("--limit", type=float, default=float("inf"), help=limit_help)
+    every_help = f"iterations a level lasts, a multiple of {BLOCKS}; quick 800, paper 4000"
+    parser.add_argument("--every", type=_multiple_of_blocks, help=every_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--critics", nargs="+", choices=CRITICS, default=list(CRITICS))
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
@@ -223,6 +225,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return number
+
+
+def _multiple_of_blocks(text: str) -> int:
+    number = _positive(text)
+    if number % BLOCKS:
+        raise argparse.ArgumentTypeError(f"expected a multiple of {BLOCKS}, got {text}")
     return number
 
 

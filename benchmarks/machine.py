@@ -1,6 +1,7 @@
 """The machine that a benchmark runs on: its cores as devices, and its speed."""
 
 import os
+import platform
 import time
 
 import jax
@@ -36,3 +37,11 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def description() -> str:
+    """This machine and its versions, for a results page."""
+    device = jax.devices()[0]
+    return (
+        f"{jax.device_count()} x {device.device_kind} ({platform.machine()}, {os.cpu_count()} cores), jax {jax.__version__}"
+    )

@@ -62,7 +62,7 @@ class Row(NamedTuple):
     Attributes:
       config: everything that decides its numbers.
       environment: where it ran; see `environment`.
-      diverged: whether its parameters or any read-out ended up non-finite; such a run is reported, never averaged in.
+      diverged: whether its parameters ended up non-finite; such a run is reported, never averaged in.
       compile_seconds: of the program that ran it,
       run_seconds: and of its share of that program's run, apart.
       read_outs: name -> `Moments`.

@@ -62,7 +62,10 @@ class JointCritic(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, "n m"]:
         first, *rest = (*self.hidden, 1)
-        return dense_stack(PairDense(first)(flatten_rows(x), flatten_rows(y)), rest)[..., 0]
+        pairs = PairDense(first)(flatten_rows(x), flatten_rows(y))
+        # As n·m rows: on (n, m, features) the CPU's products and their gradients made a step a sixth slower.
+        rows = pairs.reshape(-1, first)
+        return dense_stack(rows, rest).reshape(pairs.shape[:2])
 
 
 class SeparableCritic(nn.Module):

@@ -43,9 +43,7 @@ def test_init_depends_on_the_key_and_on_shapes_only(name):
     x, y = batch()
     chex.assert_trees_all_equal(model.init(jax.random.key(1), x, y), model.init(jax.random.key(1), x[:2] + 5, y[:2]))
     other = model.init(jax.random.key(2), x, y)
-    assert not all(
-        jnp.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (model.init(jax.random.key(1), x, y), other)))
-    )
+    assert not all(map(jnp.array_equal, jax.tree.leaves(model.init(jax.random.key(1), x, y)), jax.tree.leaves(other)))
 
 
 @every_model
@@ -89,22 +87,22 @@ def test_same_with_and_without_jit_and_under_vmap(name):
 
 @every_model
 def test_training_finds_information(name):
-    """Every estimate rises to most of the 1 nat that is there, and the log ratio explains most of the exact one."""
-    model = models.make(name, critic=networks.SeparableCritic(hidden=(64,)))
+    """Every estimate rises from 0 to most of the 1 nat that is there, and the log ratio explains most of the exact one."""
+    model = models.make(name, critic=networks.JointCritic(hidden=(32, 32)))
     task = tasks.gaussian(2, 1.0)
-    recipe = training.trainer(model, lambda key, step: task.sample(key, 128), training.adam(3e-3))
-    state, history = jax.jit(lambda key: training.scan_steps(recipe, recipe.init(key), 600))(jax.random.key(0))
+    recipe = training.trainer(model, lambda key, step: task.sample(key, 64), training.adam(2e-3))
+    state, history = jax.jit(lambda key: training.scan_steps(recipe, recipe.init(key), 1_000))(jax.random.key(0))
     for nats in history.values():
         assert abs(nats[0]) < 0.5
-        assert 0.75 < nats[-100:].mean() < 1.1
-    x, y = task.sample(jax.random.key(9), 2_000)
+        assert 0.85 < nats[-100:].mean() < 1.05
+    x, y = task.sample(jax.random.key(9), 1_000)
     learned, exact = model.log_ratio(state.params, x, y), task.log_ratio(x, y)
-    if name in ("infonce", "cpc", "interpolated"):  # they leave a function of x free: take it out of both
+    if name in ("infonce", "cpc"):  # it leaves a function of x free: take it out of both
         matrices = model.scores(state.params, x, y), task.log_ratio(x[:, None], y[None, :])
         learned, exact = (jnp.diagonal(projections.infonce(matrix)) for matrix in matrices)
     elif name not in ("dv", "mine"):  # they leave a constant free
-        assert abs(learned.mean() - exact.mean()) < 0.2
-    assert np.corrcoef(learned, exact)[0, 1] ** 2 > 0.7
+        assert abs(learned.mean() - exact.mean()) < 0.15
+    assert np.corrcoef(learned, exact)[0, 1] ** 2 > 0.85
 
 
 @every_model

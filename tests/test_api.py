@@ -1,0 +1,64 @@
+"""The public names that others rely on, what importing them costs, and what their docstrings say."""
+
+import inspect
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+import mi_jax
+
+FUNCTIONS = {
+    "mi_jax": ["dv", "infonce", "interpolated", "logistic_objective", "nwj", "smile", "tuba"],
+    "mi_jax.estimators": ["cpc", "dv", "infonce", "interpolated", "js", "mine", "nwj", "smile", "tuba", "combined"],
+    "mi_jax.tasks": ["cubic", "gaussian", "mi_to_rho", "rho_to_mi", "staircase"],
+    "mi_jax.projections": ["dv", "infonce", "log_partition", "smile"],
+    "mi_jax.models": ["discriminative", "make"],
+}
+CLASSES = {"mi_jax.networks": ["MLP", "BaselineCritic", "BilinearCritic", "JointCritic", "SeparableCritic"]}
+documented = [(module, name) for module, names in FUNCTIONS.items() for name in names]
+
+
+def find(module, name):
+    return getattr(sys.modules[module], name)
+
+
+@pytest.mark.parametrize(("module", "name"), documented)
+def test_docstrings_have_formula_units_example_and_source(module, name):
+    doc = inspect.getdoc(find(module, name))
+    for part in ("Example:", ">>> ", "Returns:", "Source:" if name != "make" else "Table 1"):
+        assert part in doc, f"{module}.{name} lacks {part!r}"
+    if module == "mi_jax":
+        assert "Formula:" in doc
+        assert "nats" in doc
+        assert "Raises:" in doc
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in CLASSES.items() for name in names])
+def test_networks_have_an_example(module, name):
+    assert ">>> " in inspect.getdoc(find(module, name))
+
+
+def test_defaults_are_the_papers():
+    assert inspect.signature(mi_jax.smile).parameters["tau"].default == 5.0
+    assert mi_jax.networks.JointCritic().hidden == (256, 256)
+    assert mi_jax.networks.SeparableCritic().embed == 32
+    assert inspect.signature(mi_jax.training.adam).parameters["learning_rate"].default == 5e-4
+
+
+def test_all_names_exist():
+    for name in mi_jax.__all__:
+        assert hasattr(mi_jax, name)
+    assert mi_jax.smile(jnp.zeros((2, 2))) == 0.0
+
+
+def test_importing_pulls_in_nothing_heavy_and_touches_no_device():
+    script = (
+        "import sys, mi_jax\n"
+        "heavy = {'orbax', 'matplotlib', 'tqdm', 'tabulate', 'scipy.stats', 'pandas', 'chex'} & set(sys.modules)\n"
+        "from jax._src import xla_bridge\n"
+        "print(sorted(heavy - {'orbax', 'chex'}), xla_bridge.backends_are_initialized())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[] False"

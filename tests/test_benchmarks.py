@@ -1,0 +1,178 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import figures, gaussian, machine, paper, rows, summary
+
+TINY = gaussian.Cell(critic="separable", hidden=(16,), every=80, objective="logistic")
+
+
+def row(cell=TINY, seed=0, diverged=False, history=None):
+    config = cell.config(seed)
+    if history is None:
+        history = np.random.default_rng(seed).normal(np.repeat(cell.levels, cell.every), 0.5)
+    environment = {
+        "machine": "any", "platform": "cpu", "device_kind": "cpu", "devices": 2, "threads": 2, "xla_flags": "",
+        "python": "3", "versions": {"jax": "0", "flax": "0", "optax": "0"}, "commit": "0",
+    }  # fmt: skip
+    return rows.Row(config, environment, diverged, 1.0, 2.0, {"smile_1": rows.moments(history, 4)})
+
+
+# Rows
+
+
+def test_block_moments_give_any_windows_exact_mean_and_variance():
+    history = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    moments = rows.moments(history, 10)
+    for start, stop in ((0, 400), (30, 40), (100, 250)):
+        mean, variance = moments.window(start, stop)
+        assert mean == pytest.approx(history[start:stop].mean(), rel=1e-12)
+        assert variance == pytest.approx(history[start:stop].var(), rel=1e-12)
+    with pytest.raises(ValueError, match="start and stop must be multiples of the block, 10, got 5 and 20"):
+        moments.window(5, 20)
+
+
+def test_a_row_survives_the_disk(tmp_path):
+    history = np.linspace(0, 1, 400)
+    history[13] = -np.inf
+    written = row(history=history)
+    again = rows.read(rows.write(tmp_path, written))
+    assert again.config == json.loads(json.dumps(written.config))
+    np.testing.assert_allclose(
+        again.read_outs["smile_1"].mean, rows.moments(np.where(history < 0, np.nan, history), 4).mean, rtol=5e-7
+    )
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+def test_a_row_is_never_rewritten(tmp_path):
+    path = rows.write(tmp_path, row())
+    before = path.read_text()
+    rows.write(tmp_path, row(diverged=True))
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 0}', '{"schema": 1, "read_outs": {}}'])
+def test_a_foreign_or_damaged_file_is_refused_by_name(tmp_path, content):
+    (tmp_path / "foreign.json").write_text(content)
+    with pytest.raises(ValueError, match=r"foreign.json is not a result row of this benchmark"):
+        list(rows.read_all(tmp_path))
+
+
+def test_every_run_has_its_own_identity():
+    cells = gaussian.PAPER + gaussian.QUICK
+    identities = {rows.identity(cell.config(seed)) for cell in cells for seed in range(3)}
+    assert len(identities) == 3 * len(cells)
+    assert gaussian.Cell.of(TINY.config(4)) == TINY
+
+
+# Statistics
+
+
+def test_stages_are_bias_variance_and_mse_of_the_last_three_quarters():
+    found = row()
+    history = np.random.default_rng(0).normal(np.repeat(TINY.levels, TINY.every), 0.5)
+    stages = summary.stages([found.read_outs["smile_1"]], summary.protocol([found]))
+    for level, mi in enumerate(TINY.levels):
+        kept = history[level * 80 + 20 : (level + 1) * 80]
+        assert stages.bias[0, level] == pytest.approx(kept.mean() - mi)
+        assert stages.variance[0, level] == pytest.approx(kept.var())
+        assert stages.mse[0, level] == pytest.approx(((kept - mi) ** 2).mean())
+
+
+def test_a_diverged_seed_is_named_and_not_averaged_in():
+    sick = np.full(400, np.nan)
+    found = [row(seed=0), row(seed=1, diverged=True, history=sick)]
+    table = figures.table_2(found, summary.protocol(found))
+    assert "1 of 2" in table
+    assert "gaussian, separable 1x16, seed 1: SMILE (τ = 1) (parameters diverged)" in table
+    assert "nan" not in table
+
+
+def test_rows_of_two_protocols_do_not_share_a_table():
+    with pytest.raises(ValueError, match="the rows mix protocols"):
+        summary.protocol([row(), row(gaussian.Cell(every=160), history=np.zeros(800))])
+    with pytest.raises(ValueError, match="there are no rows to draw"):
+        summary.protocol([])
+
+
+def test_the_papers_table_is_complete_and_its_mse_is_no_sum():
+    for task in paper.TABLE_2.values():
+        assert list(task) == ["cpc", "nwj", "smile_1", "smile_5", "smile_10", "smile_inf"]
+        for statistics in task.values():
+            assert set(statistics) == {"bias", "variance", "mse"}
+            assert all(len(numbers) == len(paper.LEVELS) for numbers in statistics.values())
+    nwj = paper.TABLE_2["gaussian"]["nwj"]
+    assert nwj["bias"][-1] ** 2 + nwj["variance"][-1] == pytest.approx(107.8, abs=0.1)
+    assert nwj["mse"][-1] == 28.43
+
+
+# The command, end to end
+
+
+def run(tmp_path, *more):
+    gaussian.main(["--out", str(tmp_path), "--every", "80", "--seeds", "3", "--tasks", "gaussian", *more])
+
+
+def test_the_command_runs_what_is_missing_and_draws(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)  # the tests have their devices already
+    run(tmp_path, "--objectives", "infonce")
+    first = capsys.readouterr().out
+    assert "3 runs to do, 0 rows on disk; predicted" in first
+    written = sorted((tmp_path / "rows").iterdir())
+    assert len(written) == 3
+    before = [path.read_bytes() for path in written]
+
+    run(tmp_path, "--objectives", "infonce", "nwj")
+    second = capsys.readouterr().out
+    assert "3 runs to do, 3 rows on disk" in second
+    assert "nwj" in second
+    assert [path.read_bytes() for path in written] == before
+
+    for name in ("figure1-2x256.png", "figure7-separable-2x256.png", "table2.md"):
+        assert (tmp_path / name).stat().st_size > 1_000
+    table = (tmp_path / "table2.md").read_text()
+    assert "Gaussian, separable critic, 2x256" in table
+    assert "3 of 3" in table
+
+    content = json.loads(written[0].read_text())
+    assert content["config"]["key"] == "fold_in(key(0), 0)"
+    for name in ("versions", "devices", "threads", "commit", "platform"):
+        assert content["environment"][name]
+    assert content["compile_seconds"] > 0
+    assert content["run_seconds"] > 0
+
+    figures.main([str(tmp_path)])
+    assert "figure1-2x256.png" in capsys.readouterr().out
+
+
+def test_cells_over_the_limit_are_skipped_and_listed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+    rows.write(tmp_path / "rows", row(gaussian.Cell(critic="separable", every=80)))
+    run(tmp_path, "--limit", "0", "--objectives", "infonce")
+    out = capsys.readouterr().out
+    assert "0 runs to do, 1 rows on disk" in out
+    assert "skipped, over the limit: gaussian separable 2x256 infonce, predicted" in out
+
+
+def test_rows_of_another_machine_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+    rows.write(tmp_path / "rows", row(gaussian.Cell(critic="separable", every=80)))
+    run(tmp_path, "--limit", "0")
+    assert "warning: 1 of 1 rows on disk come from another machine or version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["--preset", "slow"], ["--seeds", "0"], ["--critics", "bilinear"], ["--every", "100"], []]
+)
+def test_bad_options(options, tmp_path, capsys):
+    arguments = options if not options else [*options, "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        gaussian.main(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (42, "42 s"), (180, "3 min"), (9_000, "2.5 h")])
+def test_durations(seconds, text):
+    assert machine.duration(seconds) == text
