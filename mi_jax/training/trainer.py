@@ -119,10 +119,4 @@ def scan_steps(recipe: Trainer, state: TrainState, length: int) -> tuple[TrainSt
       >>> history["infonce"].shape
       (10,)
     """
-
-    def step(carry: TrainState, _: None) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
-        # The barriers keep a step's arithmetic a unit of its own. Without them the compiler fuses it with whatever reads or
-        # writes its state and its read-outs, differently for one chunk length and another, and the last bits change with it.
-        return jax.lax.optimization_barrier(recipe.step(jax.lax.optimization_barrier(carry)))
-
-    return jax.lax.scan(step, state, length=length)
+    return jax.lax.scan(lambda carry, _: recipe.step(carry), state, length=length)
