@@ -186,7 +186,7 @@ PAPER = [
     for critic in CRITICS
     for objective in OBJECTIVES
 ]
-QUICK = [replace(cell, every=800) for cell in PAPER if cell.critic == "separable" and len(cell.hidden) == 2]
+QUICK = [replace(cell, every=1200) for cell in PAPER if cell.critic == "separable" and len(cell.hidden) == 2]
 # name -> cells, seeds
 PRESETS = {"quick": (QUICK, 2), "paper": (PAPER, 10)}
 
@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_positive, help="training runs a cell; quick 2, paper 10")
     limit_help = "skip, and list, cells predicted to take more than this many minutes"
     parser.add_argument("--limit", type=float, default=float("inf"), help=limit_help)
-    every_help = f"iterations a level lasts, a multiple of {BLOCKS}; quick 800, paper 4000"
+    every_help = f"iterations a level lasts, a multiple of {BLOCKS}; quick 1200, paper 4000"
     parser.add_argument("--every", type=_multiple_of_blocks, help=every_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--critics", nargs="+", choices=CRITICS, default=list(CRITICS))

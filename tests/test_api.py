@@ -1,8 +1,10 @@
 """The public names that others rely on, what importing them costs, and what their docstrings say."""
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -62,3 +64,14 @@ def test_importing_pulls_in_nothing_heavy_and_touches_no_device():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "[] False"
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_the_readmes_examples_run(block, capsys):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert len(blocks) == 2
+    exec(compile(blocks[block], "README.md", "exec"), {"__name__": "readme"})
+    estimates = [float(number) for number in re.findall(r"(\d+\.\d+) nats", capsys.readouterr().out)]
+    assert estimates
+    assert all(1.0 < estimate < 3.0 for estimate in estimates)  # of 2 nats

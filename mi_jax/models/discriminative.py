@@ -50,8 +50,8 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
     def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Nats, tuple[Any, dict[str, Nats]]]:
         batch = scores(params, x, y)
         value, state = estimator.objective(batch, state)
-        # Behind the barrier the read-outs share no arithmetic with the objective. Shared, it was fused with the gradient's on one
-        # device and not on two, and the last bits of the read-outs changed with the number of devices.
+        # Behind the barrier the read-outs share no arithmetic with the objective. Shared, it was fused with the gradient's
+        # on one device and not on two, and the last bits of the read-outs changed with the number of devices.
         apart = jax.lax.optimization_barrier(jax.lax.stop_gradient(batch))
         nats = {name: read(apart) for name, read in estimator.read_out.items()}
         return -value, (state, nats)
