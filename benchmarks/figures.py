@@ -114,12 +114,12 @@ def bias_variance_mse(found: Sequence[Row], settings: Sequence[Setting], steps: 
     figure = Figure(figsize=(8.6, 2.3 * len(settings) + 0.6), layout="constrained")
     panels = figure.subplots(len(settings), len(columns), sharex=True, squeeze=False)
     for setting, line in zip(settings, panels, strict=True):
-        for place, (name, pairs) in enumerate(summary.curves(found, setting).items()):
+        for name, pairs in summary.curves(found, setting).items():
             kept = summary.finite(pairs)
             if kept:
                 statistics = summary.stages(kept, steps)
                 for panel, column in zip(line, columns.values(), strict=True):
-                    _points(panel, steps.levels, column(statistics), place, READ_OUTS.get(name, name))
+                    _points(panel, steps.levels, column(statistics), name)
         line[0].set_title(f"{setting.task.capitalize()}, {setting.critic} critic, {setting.depth}", loc="left")
         for panel, label in zip(line, columns, strict=True):
             panel.set(ylabel=label, yscale="linear" if "bias" in label else "log", xticks=steps.levels)
@@ -141,11 +141,13 @@ def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
 
 
-def _points(panel: Axes, levels: Sequence[float], values: np.ndarray, place: int, label: str) -> None:
-    """A (seeds, levels) statistic: its mean, and the range of the seeds."""
+def _points(panel: Axes, levels: Sequence[float], values: np.ndarray, name: str) -> None:
+    """A (seeds, levels) statistic: its mean, and the range of the seeds. A read-out has one colour in all figures."""
+    color = f"C{list(READ_OUTS).index(name)}" if name in READ_OUTS else "black"
+    label = READ_OUTS.get(name, name)
     center = values.mean(axis=0)
     spread = np.abs(np.stack([values.min(axis=0), values.max(axis=0)]) - center)
-    panel.errorbar(levels, center, spread, color=f"C{place}", marker="o", ms=2.5, lw=1, capsize=1.5, label=label)
+    panel.errorbar(levels, center, spread, color=color, marker="o", ms=2.5, lw=1, capsize=1.5, label=label)
 
 
 def table_2(found: Sequence[Row], steps: Protocol) -> str:
