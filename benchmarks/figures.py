@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from benchmarks import paper, rows, summary
 from benchmarks.rows import Row
-from benchmarks.summary import READ_OUTS, Protocol, Setting
+from benchmarks.summary import READ_OUTS, Curve, Protocol, Setting
 
 CRITIC_COLORS = {"joint": "tab:blue", "separable": "tab:orange"}
 _SMOOTHING = 10  # blocks: an eighth of a stage
@@ -55,7 +55,7 @@ def figure_1(found: Sequence[Row], settings: Sequence[Setting], steps: Protocol)
     for setting in settings:
         curves = summary.curves(found, setting)
         for name, panel in zip(names, panels[tasks.index(setting.task)], strict=True):
-            _curve(panel, curves.get(name, ()), setting.critic)
+            _curves(panel, curves.get(name, ()), setting.critic)
     for task, line in zip(tasks, panels, strict=True):
         line[0].set_ylabel(f"{task.capitalize()}\nestimate (nats)")
     for name, panel in zip(names, panels[0], strict=True):
@@ -66,22 +66,22 @@ def figure_1(found: Sequence[Row], settings: Sequence[Setting], steps: Protocol)
     return figure
 
 
-def _curve(panel: Axes, pairs: Sequence[tuple[int, rows.Moments]], critic: str) -> None:
+def _curves(panel: Axes, runs: Sequence[Curve], critic: str) -> None:
     """One run unsmoothed, behind the smoothed mean of all runs."""
-    if not pairs:
+    if not runs:
         return
     color = CRITIC_COLORS[critic]
-    _, first = pairs[0]
+    first = runs[0].history
     iterations = np.arange(1, len(first.mean) + 1) * first.block
     panel.plot(iterations, first.last, color=color, alpha=0.3, linewidth=0.4)
-    kept = summary.finite(pairs)
+    kept = summary.finite(runs)
     if kept:
         smooth = _moving_average(np.mean([history.mean for history in kept], axis=0), _SMOOTHING)
         label = f"{critic} critic: mean of seeds, smoothed, over one run"
         panel.plot(iterations, smooth, color=color, linewidth=1.1, label=label)
-    if len(kept) < len(pairs):
+    if len(kept) < len(runs):
         height = 0.97 if critic == "joint" else 0.87
-        text = f"{critic}: {len(pairs) - len(kept)} of {len(pairs)} diverged"
+        text = f"{critic}: {len(runs) - len(kept)} of {len(runs)} diverged"
         panel.text(0.03, height, text, color=color, transform=panel.transAxes, fontsize=6, va="top")
 
 
@@ -114,8 +114,8 @@ def bias_variance_mse(found: Sequence[Row], settings: Sequence[Setting], steps: 
     figure = Figure(figsize=(8.6, 2.3 * len(settings) + 0.6), layout="constrained")
     panels = figure.subplots(len(settings), len(columns), sharex=True, squeeze=False)
     for setting, line in zip(settings, panels, strict=True):
-        for name, pairs in summary.curves(found, setting).items():
-            kept = summary.finite(pairs)
+        for name, runs in summary.curves(found, setting).items():
+            kept = summary.finite(runs)
             if kept:
                 statistics = summary.stages(kept, steps)
                 for panel, column in zip(line, columns.values(), strict=True):
@@ -169,9 +169,9 @@ def _lines(found: Sequence[Row], setting: Setting, steps: Protocol) -> list[list
     independent = paper.INDEPENDENT.get((setting.task, len(setting.hidden)), {}) if joint else {}
     lines = []
     for statistic in summary.Stages._fields:
-        for name, pairs in summary.curves(found, setting).items():
-            kept = summary.finite(pairs)
-            line = ["MSE" if statistic == "mse" else statistic, READ_OUTS.get(name, name), f"{len(kept)} of {len(pairs)}"]
+        for name, runs in summary.curves(found, setting).items():
+            kept = summary.finite(runs)
+            line = ["MSE" if statistic == "mse" else statistic, READ_OUTS.get(name, name), f"{len(kept)} of {len(runs)}"]
             ours = getattr(summary.stages(kept, steps), statistic)
             theirs = [table.get(name, {}).get(statistic) for table in (printed, independent)]
             lines.append(line + [_cell(ours[:, k], [t[k] for t in theirs if t]) for k in range(len(steps.levels))])

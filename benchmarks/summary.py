@@ -60,7 +60,15 @@ class Stages(NamedTuple):
     mse: np.ndarray
 
 
-Curves = Mapping[str, Sequence[tuple[int, Moments]]]
+class Curve(NamedTuple):
+    """One read-out of one run."""
+
+    seed: int
+    diverged: bool
+    history: Moments
+
+
+Curves = Mapping[str, Sequence[Curve]]
 
 
 def protocol(rows: Sequence[Row]) -> Protocol:
@@ -89,12 +97,12 @@ def settings(rows: Sequence[Row]) -> list[Setting]:
 
 
 def curves(rows: Sequence[Row], setting: Setting) -> Curves:
-    """Read-out -> its (seed, history) pairs in a setting, by seed; unknown read-outs come last."""
-    found: dict[str, list[tuple[int, Moments]]] = {}
+    """Read-out -> its curves in a setting, by seed; unknown read-outs come last."""
+    found: dict[str, list[Curve]] = {}
     for row in sorted(rows, key=lambda row: row.config["seed"]):
         if setting_of(row) == setting:
             for name, history in row.read_outs.items():
-                found.setdefault(name, []).append((row.config["seed"], history))
+                found.setdefault(name, []).append(Curve(row.config["seed"], row.diverged, history))
     order = list(READ_OUTS)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
@@ -109,9 +117,9 @@ def stages(histories: Sequence[Moments], steps: Protocol) -> Stages:
     return Stages(bias, moments[..., 1], bias**2 + moments[..., 1])
 
 
-def finite(pairs: Sequence[tuple[int, Moments]]) -> list[Moments]:
-    """The histories that never left the finite numbers: only these may be averaged."""
-    return [history for _, history in pairs if np.isfinite(history.mean).all()]
+def finite(curves: Sequence[Curve]) -> list[Moments]:
+    """The histories of runs that never left the finite numbers: only these may be averaged."""
+    return [curve.history for curve in curves if not curve.diverged and np.isfinite(curve.history.mean).all()]
 
 
 def non_finite(rows: Sequence[Row]) -> list[str]:

@@ -38,7 +38,8 @@ def per_row(value: Any, scores: Float[Array, "n n"], name: str) -> Float[Array, 
 
 def non_negative(value: Any, name: str) -> Any:
     """The scalar `value`, at least 0."""
-    return _where_valid(scalar(value, name) >= 0, value, f"{name} must not be negative")
+    value = scalar(value, name)
+    return _where_valid(value >= 0, value, f"{name} must not be negative")
 
 
 def unit_interval(value: Any, name: str) -> Any:
@@ -47,14 +48,24 @@ def unit_interval(value: Any, name: str) -> Any:
     return _where_valid((value >= 0) & (value <= 1), value, f"{name} must lie in [0, 1]")
 
 
+def below_one(value: Any, name: str) -> Any:
+    """The scalar `value`, in [0, 1)."""
+    value = scalar(value, name)
+    return _where_valid((value >= 0) & (value < 1), value, f"{name} must lie in [0, 1)")
+
+
 def scalar(value: Any, name: str) -> Any:
-    """`value`, checked to be a real number: a Python or NumPy one, or an array of shape (), traced or not."""
-    if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
+    """`value`, checked to be a real number and made floating: Python's or NumPy's, or an array of shape ()."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | np.ndarray | jax.Array):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     shape = getattr(value, "shape", ())
     if shape != ():
         raise ValueError(f"{name} must be a scalar, got shape {shape}")
-    return value
+    kind = jnp.result_type(value)
+    if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+        raise TypeError(f"{name} must be a real number, got dtype {kind}")
+    # An unsigned tau would wrap around at its minus sign, and an integer alpha has no derivative.
+    return value if jnp.issubdtype(kind, jnp.floating) else value * 1.0
 
 
 def _where_valid(valid: Any, value: Any, message: str) -> Any:

@@ -45,8 +45,8 @@ def dv(scores: Float[Array, "n n"]) -> Float[Array, ""]:
 
     Formula: E_P[T] - log E_Q[e^T].
 
-    A lower bound in the limit of many pairs; on a finite batch it is biased upwards by about half its variance. It is
-    unchanged by adding a constant to the scores.
+    A lower bound in the limit of many pairs; on a finite batch it is biased upwards, by about half the variance of the
+    partition estimate over its squared mean while that is small. It is unchanged by adding a constant to the scores.
 
     Args:
       scores: (n, n) scores T(x_i, y_j); E_Q is the mean over the n(n - 1) off-diagonal pairs.

@@ -27,8 +27,9 @@ class Estimator(NamedTuple):
       init: `() -> state`: () or, for MINE, the log of the moving average.
       objective: `(scores, state) -> (value, state)`; training maximises the value.
       read_out: name -> `scores -> nats`: what is reported, several from one critic.
-      offset: what the objective's best critic has on top of the log density ratio, T* = log r + offset; 1 for NWJ. (That of
-        DV and MINE is known only up to a constant, that of InfoNCE only up to a function of x.)
+      offset: what the objective's best critic has on top of the log density ratio, T* = log r + offset; 1 for NWJ. (DV and
+        MINE know T* only up to a constant, InfoNCE only up to a function of x; the interpolated bound lies between it and
+        TUBA.)
     """
 
     init: Callable[[], Any]
@@ -139,7 +140,7 @@ def interpolated(alpha: float | Float[Array, ""] = 0.5) -> Estimator:
     alpha = _checks.unit_interval(alpha, "alpha")
 
     def bound(scores: Scores) -> Nats:
-        return bounds.interpolated(scores, jnp.zeros(scores.shape[0]), alpha)
+        return bounds.interpolated(scores, _no_baseline(scores), alpha)
 
     return Estimator(tuple, lambda scores, state: (bound(scores), state), {"interpolated": bound})
 
@@ -154,13 +155,13 @@ def mine(decay: float | Float[Array, ""] = 0.99) -> Estimator:
     own share in Z̄ keeps Z/Z̄ below 1/(1 - decay).
 
     Args:
-      decay: weight of the past in the average, in [0, 1]; 0 gives DV's gradient. May be traced.
+      decay: weight of the past in the average, in [0, 1); 0 gives DV's gradient. May be traced.
 
     Returns:
       An `Estimator` with the read-out "mine", which is DV of the batch, and state log Z̄.
 
     Raises:
-      ValueError: if a concrete `decay` lies outside [0, 1].
+      ValueError: if a concrete `decay` lies outside [0, 1).
 
     Example:
       >>> import jax.numpy as jnp
@@ -172,7 +173,7 @@ def mine(decay: float | Float[Array, ""] = 0.99) -> Estimator:
 
     Source: Song & Ermon (2020), Section 2.2; Belghazi et al. (2018), Section 3.2.
     """
-    decay = _checks.unit_interval(decay, "decay")
+    decay = _checks.below_one(decay, "decay")
 
     def objective(scores: Scores, log_average: Nats) -> tuple[Nats, Nats]:
         log_z = projections.log_partition(scores)
@@ -279,7 +280,12 @@ def _stateless(value: Callable[[Scores], Nats]) -> Objective:
 
 
 def _tuba(scores: Scores) -> Nats:
-    return bounds.tuba(scores, jnp.zeros(scores.shape[0]))
+    return bounds.tuba(scores, _no_baseline(scores))
+
+
+def _no_baseline(scores: Scores) -> Float[Array, " n"]:
+    """The log baseline 0, for scores that hold theirs already."""
+    return jnp.zeros(scores.shape[:1], scores.dtype)
 
 
 def _js(scores: Scores) -> Nats:

@@ -66,7 +66,7 @@ def rho_to_mi(rho: float | Float[Array, ""], dim: int) -> Float[Array, ""]:
 
     Formula: I = -(d/2) log(1 - rho²).
 
-    In float32 a correlation close to 1 says little: above 8 nats a pair it rounds to 1.
+    In float32 a correlation close to 1 says little: above 8.6 nats a pair it rounds to 1.
 
     Args:
       rho: correlation, in (-1, 1); may be traced.
@@ -103,7 +103,8 @@ def gaussian(dim: int = PAPER_DIM, mi: float | Float[Array, ""] = 2.0) -> Task:
       A `Task` with x and y of shape (n, dim).
 
     Raises:
-      ValueError: if `dim` is less than 1, or a concrete `mi` is negative. Where `mi` is traced, samples are NaN instead.
+      ValueError: if `dim` is less than 1, or a concrete `mi` is negative. Where `mi` is traced, y, the log ratio and
+        `task.mi` are NaN instead.
 
     Example:
       >>> import jax
@@ -117,6 +118,7 @@ def gaussian(dim: int = PAPER_DIM, mi: float | Float[Array, ""] = 2.0) -> Task:
 
     Source: Song & Ermon (2020), Section 6.1 and B.1.
     """
+    mi = _checks.non_negative(mi, "mi")
     rho = mi_to_rho(mi, dim)
     noise_scale = jnp.exp(-jnp.asarray(mi, float) / dim)  # sqrt(1 - rho²), which a rho close to 1 would lose
 
@@ -163,7 +165,7 @@ def cubic(dim: int = PAPER_DIM, mi: float | Float[Array, ""] = 2.0) -> Task:
         x, y = base.sample(key, n)
         return x, y**3
 
-    return Task(sample, mi, lambda x, y: base.log_ratio(x, jnp.cbrt(y)))
+    return Task(sample, base.mi, lambda x, y: base.log_ratio(x, jnp.cbrt(y)))
 
 
 def staircase(

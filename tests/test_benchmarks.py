@@ -80,12 +80,15 @@ def test_stages_are_bias_variance_and_mse_of_the_last_three_quarters():
         assert stages.mse[0, level] == pytest.approx(((kept - mi) ** 2).mean())
 
 
-def test_a_diverged_seed_is_named_and_not_averaged_in():
-    sick = np.full(400, np.nan)
+@pytest.mark.parametrize("sick", [np.full(400, np.nan), None])  # None: parameters lost at the last update alone
+def test_a_diverged_seed_is_named_and_not_averaged_in(sick):
     found = [row(seed=0), row(seed=1, diverged=True, history=sick)]
     table = figures.table_2(found, summary.protocol(found))
     assert "1 of 2" in table
-    assert "gaussian, separable 1x16, seed 1: SMILE (τ = 1) (parameters diverged)" in table
+    assert "gaussian, separable 1x16, seed 1: " in table
+    assert "(parameters diverged)" in table
+    alone = figures.table_2(found[:1], summary.protocol(found))
+    assert table.replace("1 of 2", "1 of 1").split("## Runs")[0] == alone.split("## Runs")[0]
     assert "nan" not in table
 
 
@@ -144,6 +147,19 @@ def test_the_command_runs_what_is_missing_and_draws(tmp_path, capsys, monkeypatc
 
     figures.main([str(tmp_path)])
     assert "figure1-2x256.png" in capsys.readouterr().out
+
+
+def test_the_quick_preset_tells_the_papers_story(tmp_path, monkeypatch):
+    """Must-show 1: at the last stage CPC is at or below log 64, and NWJ varies over 3 times as much as SMILE (τ = 1)."""
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+    cells = [cell for cell in gaussian.QUICK if cell.task == "gaussian" and cell.objective != "mine"]
+    gaussian.run_missing(cells, 2, tmp_path)
+    found = list(rows.read_all(tmp_path))
+    curves = summary.curves(found, summary.setting_of(found[0]))
+    last = {name: summary.stages(summary.finite(runs), summary.protocol(found)) for name, runs in curves.items()}
+    for curve in curves["cpc"]:
+        assert curve.history.mean[-gaussian.BLOCKS :].max() <= np.log(64)
+    assert last["nwj"].variance[:, -1].mean() > 3 * last["smile_1"].variance[:, -1].mean()
 
 
 def test_cells_over_the_limit_are_skipped_and_listed(tmp_path, capsys, monkeypatch):

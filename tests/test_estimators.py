@@ -56,6 +56,15 @@ def test_combined_reads_one_run_several_ways():
     assert combined.objective is estimators.js().objective
 
 
+@pytest.mark.parametrize("name", ["tuba", "interpolated", "mine", "js", "infonce"])
+def test_float32_scores_stay_float32_also_where_float64_is_enabled(name):
+    with jax.enable_x64(True):
+        estimator = getattr(estimators, name)()
+        for dtype in (jnp.float32, jnp.bfloat16):
+            for read in estimator.read_out.values():
+                assert read(jnp.zeros((4, 4), dtype)).dtype == jnp.float32
+
+
 def test_combined_refuses_different_objectives():
     with pytest.raises(ValueError, match="nwj and js do not train on the same objective"):
         estimators.combined(js=estimators.js(), nwj=estimators.nwj())
@@ -68,7 +77,8 @@ def test_combined_refuses_different_objectives():
     [
         (lambda: estimators.smile(-1.0), "tau must not be negative, got -1.0"),
         (lambda: estimators.interpolated(1.5), r"alpha must lie in \[0, 1\], got 1.5"),
-        (lambda: estimators.mine(decay=1.5), r"decay must lie in \[0, 1\], got 1.5"),
+        (lambda: estimators.mine(decay=1.5), r"decay must lie in \[0, 1\), got 1.5"),
+        (lambda: estimators.mine(decay=1), r"decay must lie in \[0, 1\), got 1.0"),
     ],
 )
 def test_bad_options(make, message):

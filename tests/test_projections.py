@@ -47,10 +47,27 @@ def test_dv_is_valid_on_its_own_batch_and_elsewhere_only_as_n_grows():
 
 
 def test_infonce_is_valid_whatever_the_scores():
-    """Corollary 2 and Eq. 25: for x independent of all n y's, the mean ratio over the row is 1."""
-    scores = 8 * jax.random.normal(jax.random.key(0), (7, 7))
-    rows = jnp.exp(projections.infonce(scores)).mean(axis=1)
-    np.testing.assert_allclose(rows, 1.0, rtol=1e-5)
+    """Corollary 2 and Eq. 25: for x independent of the n y's, one of which stands in the positive's place, E[Γ] is 1."""
+
+    def one(key):
+        scores = 4 * jax.random.normal(key, (6, 6))  # no x knows its y: all pairs are from the product of marginals
+        return jnp.exp(jnp.diagonal(projections.infonce(scores))).mean()
+
+    ratios = np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(0), 5_000), batch_size=500))
+    assert abs(ratios.mean() - 1) <= 4 * ratios.std() / np.sqrt(len(ratios))
+    assert ratios.std() > 0.1
+
+
+def test_smile_is_valid_only_as_n_and_tau_grow():
+    """Table 1, last row: over many fresh pairs, the mean ratio is E_Q[r] / E_Q[clip(r)], which tends to 1 with tau."""
+    task = tasks.gaussian(2, 1.5)
+    own, fresh = (scores_of(task, key, 1_000) for key in jax.random.split(jax.random.key(0)))
+    partitions = [jnp.exp(projections.log_partition(fresh - projections.log_partition(own, tau))) for tau in (0.5, 2.0, 8.0)]
+    errors = np.abs(np.array(partitions) - 1)
+    # By the law for a batch's off-diagonal pairs each partition has a standard error of 0.005.
+    assert errors[0] > errors[1] + 0.03
+    assert errors[1] > errors[2] + 0.03
+    assert errors[2] < 4 * np.sqrt(2) * 0.005
 
 
 def test_smile_clips_the_partition_and_not_the_ratio():

@@ -84,6 +84,7 @@ def test_a_sweep_over_mi_compiles_once():
     for mi in (1.0, 2.0, 5.0):
         assert mean_ratio(mi) == pytest.approx(mi, abs=0.15)
     assert jnp.isnan(mean_ratio(-1.0))
+    assert jnp.isnan(jax.jit(lambda mi: tasks.cubic(2, mi).mi)(-1.0))
 
 
 @pytest.mark.parametrize(("step", "mi"), [(0, 2), (3_999, 2), (4_000, 4), (16_000, 10), (19_999, 10), (50_000, 10)])

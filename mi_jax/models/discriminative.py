@@ -16,7 +16,8 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
     Formula: loss = -objective(T(x_i, y_j)); log ratio = T(x_i, y_i) - estimator.offset, in nats.
 
     The log ratio is known only as far as the objective can tell: NWJ, TUBA, JS and SMILE learn log r, DV and MINE log r up
-    to a constant, InfoNCE up to a function of x. `mi_jax.projections` normalises a batch of scores.
+    to a constant, InfoNCE up to a function of x, the interpolated bound something between InfoNCE and TUBA.
+    `mi_jax.projections` normalises a batch of scores.
 
     Args:
       critic: a module with `__call__(x, y) -> (n, m)` scores (`mi_jax.networks`).

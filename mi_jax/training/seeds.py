@@ -241,7 +241,7 @@ def fit(
 
 
 def _chunk_lengths(steps: int, chunk: int) -> tuple[int, ...]:
-    """Chunks as equal as can be, none shorter than `chunk`, nor than 2 steps."""
+    """Chunks as equal as can be, none shorter than `chunk`, nor than 2 steps, unless the run is."""
     # Of a loop of one step the compiler makes straight-line code, and lays out, and so rounds, its products in another way.
     number = max(1, min(steps // chunk, steps // 2))
     return tuple(steps // number + (place < steps % number) for place in range(number))
