@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from benchmarks import paper, rows, summary
+from benchmarks import cli, paper, rows, summary
 from benchmarks.rows import Row
 from benchmarks.summary import READ_OUTS, Curve, Protocol, Setting
 
@@ -50,7 +50,7 @@ def figure_1(found: Sequence[Row], settings: Sequence[Setting], steps: Protocol)
     """Estimate against iteration: a row of panels for each task, a column for each read-out, a colour for each critic."""
     tasks = list(dict.fromkeys(setting.task for setting in settings))
     names = [name for name in READ_OUTS if any(name in summary.curves(found, setting) for setting in settings)]
-    figure = Figure(figsize=(1.75 * len(names) + 0.6, 2.0 * len(tasks) + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 1.75 * len(names) + 0.6), 2.0 * len(tasks) + 0.8), layout="constrained")
     panels = figure.subplots(len(tasks), len(names), sharex=True, sharey=True, squeeze=False)
     for setting in settings:
         curves = summary.curves(found, setting)
@@ -58,6 +58,8 @@ def figure_1(found: Sequence[Row], settings: Sequence[Setting], steps: Protocol)
             _curves(panel, curves.get(name, ()), setting.critic)
     for task, line in zip(tasks, panels, strict=True):
         line[0].set_ylabel(f"{task.capitalize()}\nestimate (nats)")
+    for panel in panels[-1]:
+        panel.set_xlabel("iteration")
     for name, panel in zip(names, panels[0], strict=True):
         panel.set_title(READ_OUTS[name])
     for panel in panels.flat:
@@ -73,11 +75,11 @@ def _curves(panel: Axes, runs: Sequence[Curve], critic: str) -> None:
     color = CRITIC_COLORS[critic]
     first = runs[0].history
     iterations = np.arange(1, len(first.mean) + 1) * first.block
-    panel.plot(iterations, first.last, color=color, alpha=0.3, linewidth=0.4)
+    panel.plot(iterations, first.last, color=color, alpha=0.4, linewidth=0.5)
     kept = summary.finite(runs)
     if kept:
         smooth = _moving_average(np.mean([history.mean for history in kept], axis=0), _SMOOTHING)
-        label = f"{critic} critic: mean of seeds, smoothed, over one run"
+        label = f"{critic} critic: smoothed mean of the seeds; behind it, one seed unsmoothed"
         panel.plot(iterations, smooth, color=color, linewidth=1.1, label=label)
     if len(kept) < len(runs):
         height = 0.97 if critic == "joint" else 0.87
@@ -114,13 +116,18 @@ def bias_variance_mse(found: Sequence[Row], settings: Sequence[Setting], steps: 
     figure = Figure(figsize=(8.6, 2.3 * len(settings) + 0.6), layout="constrained")
     panels = figure.subplots(len(settings), len(columns), sharex=True, squeeze=False)
     for setting, line in zip(settings, panels, strict=True):
+        missing: list[str] = []
         for name, runs in summary.curves(found, setting).items():
             kept = summary.finite(runs)
-            if kept:
+            if not kept:
+                missing.append(READ_OUTS.get(name, name))
+            else:
                 statistics = summary.stages(kept, steps)
                 for panel, column in zip(line, columns.values(), strict=True):
                     _points(panel, steps.levels, column(statistics), name)
         line[0].set_title(f"{setting.task.capitalize()}, {setting.critic} critic, {setting.depth}", loc="left")
+        if missing:
+            line[1].set_title(f"not finite in any seed: {', '.join(missing)}", loc="left", color="gray")
         for panel, label in zip(line, columns, strict=True):
             panel.set(ylabel=label, yscale="linear" if "bias" in label else "log", xticks=steps.levels)
             if "bias" in label:
@@ -147,7 +154,18 @@ def _points(panel: Axes, levels: Sequence[float], values: np.ndarray, name: str)
     label = READ_OUTS.get(name, name)
     center = values.mean(axis=0)
     spread = np.abs(np.stack([values.min(axis=0), values.max(axis=0)]) - center)
-    panel.errorbar(levels, center, spread, color=color, marker="o", ms=2.5, lw=1, capsize=1.5, label=label)
+    panel.errorbar(
+        levels,
+        center,
+        spread,
+        color=color,
+        marker="o",
+        ls="--" if name == "smile_inf" else "-",
+        ms=2.5,
+        lw=1,
+        capsize=1.5,
+        label=label,
+    )
 
 
 def table_2(found: Sequence[Row], steps: Protocol) -> str:
@@ -187,7 +205,13 @@ def _cell(ours: np.ndarray, theirs: Sequence[float]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−") if abs(value) < 1000 else f"{value:.1e}".replace("-", "−")
+    if abs(value) >= 1000:
+        text = f"{value:.1e}"
+    elif 0 < abs(value) < 0.005:
+        text = f"{value:.1g}"
+    else:
+        text = f"{value:.2f}"
+    return text.replace("-", "−")
 
 
 _TABLE_HEAD = """# Table 2: bias, variance and MSE
@@ -238,8 +262,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draw again from rows on disk."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description="Draw figures and table from rows.")
     parser.add_argument("out", type=Path, help="a benchmark's --out folder")
-    for path in draw(parser.parse_args(arguments).out):
-        print(path)
+    out = parser.parse_args(arguments).out
+    with cli.clear_errors(parser):
+        if not (out / "rows").is_dir():
+            raise ValueError(f"{out} has no folder of rows")
+        for path in draw(out):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import argparse
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from benchmarks import figures, machine, rows
+from benchmarks import cli, figures, machine, rows, summary
 from mi_jax import estimators, models, networks, tasks, training
 from mi_jax.training import seeds
 
@@ -98,7 +98,7 @@ class Cell:
         return 3.0 * (embeddings + rest)  # forward, and backward to the weights and to the inputs
 
 
-def run_missing(cells: Iterable[Cell], num_seeds: int, folder: Path, limit: float = float("inf")) -> None:
+def run_missing(cells: Sequence[Cell], num_seeds: int, folder: Path, limit: float = float("inf")) -> None:
     """Run the seeds 0 to num_seeds - 1 of each cell whose rows are not in the folder.
 
     Args:
@@ -109,6 +109,7 @@ def run_missing(cells: Iterable[Cell], num_seeds: int, folder: Path, limit: floa
     """
     here = rows.environment()
     on_disk = list(rows.read_all(folder))
+    _same_protocol(cells, on_disk, folder)
     foreign = sum(not rows.same_bits(row.environment, here) for row in on_disk)
     if foreign:
         print(f"warning: {foreign} of {len(on_disk)} rows on disk come from another machine or version", file=sys.stderr)
@@ -126,6 +127,13 @@ def run_missing(cells: Iterable[Cell], num_seeds: int, folder: Path, limit: floa
         print(f"skipped, over the limit: {cell.label}, predicted {machine.duration(predicted[cell])}")
     for cell in todo:
         _run_cell(cell, pending[cell], folder, here)
+
+
+def _same_protocol(cells: Sequence[Cell], on_disk: Sequence[rows.Row], folder: Path) -> None:
+    """Refuse, before anything is trained, to mix protocols in a folder: they could share no figure."""
+    found = {summary.protocol([row]) for row in on_disk} | {summary.protocol_of(cell.config(0)) for cell in cells}
+    if len(found) > 1:
+        raise ValueError(f"{folder} has rows of another protocol; use another --out, or move them away: {sorted(found)}")
 
 
 class _Cost:
@@ -153,7 +161,7 @@ def _run_cell(cell: Cell, missing: Sequence[int], folder: Path, here: dict[str, 
         if program is None or program.layout.num_seeds != len(group):
             program = seeds.compile_training(cell.trainer(), seeds.layout(len(group)), steps=cell.steps)
         keys = jnp.stack([jax.random.fold_in(jax.random.key(ROOT_KEY), seed) for seed in group])
-        title = f"{cell.label}, seeds {group[0]}-{group[-1]}"
+        title = f"{cell.label}, seed {group[0]}" if len(group) == 1 else f"{cell.label}, seeds {group[0]}-{group[-1]}"
         with tqdm(total=cell.steps, desc=title, unit="step", disable=None) as bar:
             result = seeds.run(program, keys, functools.partial(_advance, bar))
         for place, seed in enumerate(group):
@@ -193,15 +201,23 @@ PRESETS = {"quick": (QUICK, 2), "paper": (PAPER, 10)}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then draw."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     machine.use_all_cores()
     cells, num_seeds = PRESETS[options.preset]
     if options.every is not None:
         cells = [replace(cell, every=options.every) for cell in cells]
     kept = [cell for cell in cells if _selected(cell, options)]
-    run_missing(kept, num_seeds if options.seeds is None else options.seeds, options.out / "rows", options.limit)
-    for path in figures.draw(options.out):
-        print(path)
+    if not kept:
+        parser.error(
+            f"no cell of preset {options.preset} is selected; it has {'; '.join(dict.fromkeys(c.label for c in cells))}"
+        )
+    folder = options.out / "rows"
+    with cli.clear_errors(parser):
+        folder.mkdir(parents=True, exist_ok=True)
+        run_missing(kept, num_seeds if options.seeds is None else options.seeds, folder, options.limit)
+        for path in figures.draw(options.out):
+            print(path)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,9 +225,9 @@ def _parser() -> argparse.ArgumentParser:
     preset_help = "quick: minutes on 2 cores; paper: the full protocol"
     parser.add_argument("--preset", choices=PRESETS, default="quick", help=preset_help)
     parser.add_argument("--out", type=Path, required=True, help="folder for rows, figures and the table")
-    parser.add_argument("--seeds", type=_positive, help="training runs a cell; quick 2, paper 10")
+    parser.add_argument("--seeds", type=cli.positive_int, help="training runs a cell; quick 2, paper 10")
     limit_help = "skip, and list, cells predicted to take more than this many minutes"
-    parser.add_argument("--limit", type=float, default=float("inf"), help=limit_help)
+    parser.add_argument("--limit", type=cli.positive_float, default=float("inf"), help=limit_help)
     every_help = f"iterations a level lasts, a multiple of {BLOCKS}; quick 1200, paper 4000"
     parser.add_argument("--every", type=_multiple_of_blocks, help=every_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
@@ -221,15 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return number
-
-
 def _multiple_of_blocks(text: str) -> int:
-    number = _positive(text)
+    number = cli.positive_int(text)
     if number % BLOCKS:
         raise argparse.ArgumentTypeError(f"expected a multiple of {BLOCKS}, got {text}")
     return number

@@ -18,7 +18,7 @@ import numpy as np
 
 SCHEMA = 1
 _PACKAGES = ("mi-jax", "jax", "jaxlib", "flax", "optax", "numpy")
-# What a run's bits depend on, besides its configuration (STATISTICS: "the same machine type, jax version and threads").
+# What a run's bits depend on, besides its configuration.
 _BITS_DEPEND_ON = ("machine", "platform", "device_kind", "threads", "xla_flags", "versions")
 
 
@@ -136,6 +136,8 @@ def read(path: Path) -> Row:
             name: Moments(m["block"], *(np.array(m[part], np.float64) for part in ("mean", "squares", "last")))
             for name, m in parts.items()
         }
+        if path.stem != identity(content["config"]):
+            raise ValueError("its name is not that of its configuration")
         return Row(**content, read_outs=read_outs)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a result row of this benchmark ({error}); move it away") from error

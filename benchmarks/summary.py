@@ -1,7 +1,7 @@
 """From rows to the numbers of a figure or a table: bias, variance and MSE of each stage of each run."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,11 +79,16 @@ def protocol(rows: Sequence[Row]) -> Protocol:
     """
     if not rows:
         raise ValueError("there are no rows to draw; run the benchmark first")
-    configs = [{**row.config, "levels": tuple(row.config["levels"])} for row in rows]
-    found = {Protocol(*(config[name] for name in Protocol._fields)) for config in configs}
+    found = {protocol_of(row.config) for row in rows}
     if len(found) > 1:
         raise ValueError(f"the rows mix protocols, so they cannot share a figure; use a folder for each: {sorted(found)}")
     return found.pop()
+
+
+def protocol_of(config: Mapping[str, Any]) -> Protocol:
+    """The protocol of a run's configuration."""
+    shared = {name: config[name] for name in Protocol._fields}
+    return Protocol(**shared | {"levels": tuple(config["levels"])})
 
 
 def setting_of(row: Row) -> Setting:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tabulate import tabulate
 
-from benchmarks import machine
+from benchmarks import cli, machine
 from mi_jax import estimators, models, networks, tasks, training
 
 BATCH = 64
@@ -108,9 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the table")
-    parser.add_argument("--rounds", type=int, default=9, help="turns that each critic takes")
-    parser.add_argument("--steps", type=int, default=10, help="training steps a turn")
+    parser.add_argument("--rounds", type=cli.positive_int, default=9, help="turns that each critic takes")
+    parser.add_argument("--steps", type=cli.positive_int, default=10, help="training steps a turn")
     options = parser.parse_args(arguments)
+    with cli.clear_errors(parser):
+        options.out.mkdir(parents=True, exist_ok=True)
     lines = [line(dim, (256, 256), options.rounds, options.steps) for dim in (20, 512)]
     text = (
         "# The joint critic's first layer\n\n"
@@ -122,7 +124,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         + "\n"
     )
     print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "joint_critic.md").write_text(text)
 
 

@@ -61,11 +61,11 @@ def scalar(value: Any, name: str) -> Any:
     shape = getattr(value, "shape", ())
     if shape != ():
         raise ValueError(f"{name} must be a scalar, got shape {shape}")
-    kind = jnp.result_type(value)
+    kind = getattr(value, "dtype", np.dtype(float))
     if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
         raise TypeError(f"{name} must be a real number, got dtype {kind}")
     # An unsigned tau would wrap around at its minus sign, and an integer alpha has no derivative.
-    return value if jnp.issubdtype(kind, jnp.floating) else value * 1.0
+    return value * 1.0
 
 
 def _where_valid(valid: Any, value: Any, message: str) -> Any:
@@ -75,6 +75,14 @@ def _where_valid(valid: Any, value: Any, message: str) -> Any:
     if not valid:
         raise ValueError(f"{message}, got {value}")
     return value
+
+
+def instance(value: Any, kind: type, name: str) -> None:
+    """Refuse a `value` that is not of this kind, a class in place of its instance included."""
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"{name} must be {article} {kind.__name__}, got {got}")
 
 
 def positive_int(value: Any, name: str) -> int:

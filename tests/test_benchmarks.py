@@ -52,7 +52,10 @@ def test_a_row_is_never_rewritten(tmp_path):
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 0}', '{"schema": 1, "read_outs": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"schema": 0}', '{"schema": 1, "read_outs": {}}', '{"schema": 1, "read_outs": {}, "config": {}}'],
+)
 def test_a_foreign_or_damaged_file_is_refused_by_name(tmp_path, content):
     (tmp_path / "foreign.json").write_text(content)
     with pytest.raises(ValueError, match=r"foreign.json is not a result row of this benchmark"):
@@ -165,7 +168,7 @@ def test_the_quick_preset_tells_the_papers_story(tmp_path, monkeypatch):
 def test_cells_over_the_limit_are_skipped_and_listed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(machine, "use_all_cores", lambda: None)
     rows.write(tmp_path / "rows", row(gaussian.Cell(critic="separable", every=80)))
-    run(tmp_path, "--limit", "0", "--objectives", "infonce")
+    run(tmp_path, "--limit", "1e-6", "--objectives", "infonce")
     out = capsys.readouterr().out
     assert "0 runs to do, 1 rows on disk" in out
     assert "skipped, over the limit: gaussian separable 2x256 infonce, predicted" in out
@@ -174,19 +177,64 @@ def test_cells_over_the_limit_are_skipped_and_listed(tmp_path, capsys, monkeypat
 def test_rows_of_another_machine_are_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(machine, "use_all_cores", lambda: None)
     rows.write(tmp_path / "rows", row(gaussian.Cell(critic="separable", every=80)))
-    run(tmp_path, "--limit", "0")
+    run(tmp_path, "--limit", "1e-6")
     assert "warning: 1 of 1 rows on disk come from another machine or version" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "options", [["--preset", "slow"], ["--seeds", "0"], ["--critics", "bilinear"], ["--every", "100"], []]
-)
-def test_bad_options(options, tmp_path, capsys):
-    arguments = options if not options else [*options, "--out", str(tmp_path)]
+def stopped(call, capsys):
+    """The exit code and the last line of what a command says that stops."""
     with pytest.raises(SystemExit) as stop:
-        gaussian.main(arguments)
-    assert stop.value.code == 2
-    assert "error:" in capsys.readouterr().err
+        call()
+    return stop.value.code, capsys.readouterr().err.strip().split("\n")[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "the following arguments are required: --out"),
+        (["--preset", "slow"], "invalid choice: 'slow'"),
+        (["--seeds", "0"], "expected a whole number of at least 1, got 0"),
+        (["--seeds", "two"], "expected a whole number of at least 1, got two"),
+        (["--every", "100"], "expected a multiple of 80, got 100"),
+        (["--limit", "0"], "expected a number above 0, got 0"),
+        (["--limit", "nan"], "expected a number above 0, got nan"),
+        (["--critics", "bilinear"], "invalid choice: 'bilinear'"),
+        (["--hidden", "3"], "no cell of preset quick is selected; it has gaussian separable 2x256 infonce"),
+    ],
+)
+def test_bad_options(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+    code, line = stopped(lambda: gaussian.main(options and [*options, "--out", str(tmp_path)]), capsys)
+    assert code == 2
+    assert "error:" in line
+    assert message in line
+
+
+def test_bad_folders_are_told_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+    monkeypatch.setattr(gaussian, "_run_cell", lambda *_: pytest.fail("it trained"))
+    (tmp_path / "file").write_text("")
+    assert stopped(lambda: run(tmp_path / "file"), capsys)[0] == 2
+    rows.write(tmp_path / "other" / "rows", row(gaussian.Cell(every=160), history=np.zeros(800)))
+    code, line = stopped(lambda: run(tmp_path / "other"), capsys)
+    assert code == 2
+    assert "has rows of another protocol; use another --out" in line
+    (tmp_path / "damaged" / "rows").mkdir(parents=True)
+    (tmp_path / "damaged" / "rows" / "a.json").write_text("{")
+    assert "a.json is not a result row" in stopped(lambda: run(tmp_path / "damaged"), capsys)[1]
+    assert "has no folder of rows" in stopped(lambda: figures.main([str(tmp_path / "nowhere")]), capsys)[1]
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gaussian, "_run_cell", interrupted)
+    code, line = stopped(lambda: run(tmp_path), capsys)
+    assert code == 130
+    assert "the same command goes on" in line
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (42, "42 s"), (180, "3 min"), (9_000, "2.5 h")])

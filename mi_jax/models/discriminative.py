@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from mi_jax import _checks
 from mi_jax.estimators import Estimator, Nats
 from mi_jax.models.base import Model
 
@@ -27,6 +28,7 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
       A `Model`.
 
     Raises:
+      TypeError: if `critic` is no Flax module or `estimator` no `Estimator`: a name, a class, or a function not called.
       ValueError: at its first call, from the bounds, if the critic does not give a square floating matrix for n paired rows.
 
     Example:
@@ -41,6 +43,8 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
 
     Source: Song & Ermon (2020), Section 3.1.
     """
+    _checks.instance(critic, nn.Module, "critic")
+    _checks.instance(estimator, Estimator, "estimator")
 
     def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
         return critic.init(key, x, y)

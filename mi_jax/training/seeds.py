@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key
 
 from mi_jax import _checks
 from mi_jax.training.trainer import Trainer, TrainState, scan_steps
@@ -129,7 +129,7 @@ class Report(NamedTuple):
     nats: Mapping[str, np.ndarray]
 
 
-def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 500) -> Program:
+def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 500, key_impl: Any = None) -> Program:
     """Compile the training of `plan.num_seeds` seeds.
 
     Args:
@@ -138,17 +138,20 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
       steps: number of training steps.
       chunk: about how many steps one scanned program makes; between chunks progress is told. It changes no bit of the
         result.
+      key_impl: the implementation of the keys, as `jax.random.key` takes it; JAX's default by default.
 
     Returns:
       A `Program` for `run`.
 
     Raises:
       ValueError: if `steps` or `chunk` is less than 1.
+      TypeError: if `recipe` is no `Trainer`.
     """
+    _checks.instance(recipe, Trainer, "recipe")
     lengths = _chunk_lengths(_checks.positive_int(steps, "steps"), _checks.positive_int(chunk, "chunk"))
     start = time.perf_counter()
     init = plan.spread(recipe.init)
-    keys = jax.eval_shape(lambda: plan.split(jax.random.split(jax.random.key(0), plan.num_seeds)))
+    keys = jax.eval_shape(lambda: plan.split(jax.random.split(jax.random.key(0, impl=key_impl), plan.num_seeds)))
     states = jax.eval_shape(init, keys)
     scan = functools.partial(scan_steps, recipe)
     scans = {
@@ -160,7 +163,7 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
     return Program(compiled, tuple(scans[length] for length in lengths), lengths, plan, seconds)
 
 
-def run(program: Program, keys: PRNGKeyArray, on_chunk: Callable[[Report], None] | None = None) -> Fit:
+def run(program: Program, keys: Key[Array, " seeds"], on_chunk: Callable[[Report], None] | None = None) -> Fit:
     """Train the seeds of these keys.
 
     Args:
@@ -197,7 +200,7 @@ def run(program: Program, keys: PRNGKeyArray, on_chunk: Callable[[Report], None]
 
 def fit(
     recipe: Trainer,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " seeds"],
     *,
     steps: int,
     chunk: int = 500,
@@ -234,10 +237,11 @@ def fit(
       (3, 20)
     """
     _check_keys(keys)
-    if keys.ndim != 1:
-        raise ValueError(f"keys must be a vector of keys, one for each seed, got shape {keys.shape}")
+    if keys.ndim != 1 or not keys.size:
+        raise ValueError(f"keys must be a vector of at least one key, one for each seed, got shape {keys.shape}")
     plan = layout(keys.shape[0], devices, mapped)
-    return run(compile_training(recipe, plan, steps=steps, chunk=chunk), keys, on_chunk)
+    program = compile_training(recipe, plan, steps=steps, chunk=chunk, key_impl=jax.random.key_impl(keys))
+    return run(program, keys, on_chunk)
 
 
 def _chunk_lengths(steps: int, chunk: int) -> tuple[int, ...]:

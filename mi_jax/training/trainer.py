@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from mi_jax import _checks
 from mi_jax.models import Model
 
 Batch = Callable[[PRNGKeyArray, Int[Array, ""]], tuple[Array, Array]]
@@ -65,6 +66,9 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
     Returns:
       A `Trainer`.
 
+    Raises:
+      TypeError: if `model` is no `Model` or `optimizer` no optax optimiser.
+
     Example:
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks, training
@@ -77,7 +81,9 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
 
     Source: Song & Ermon (2020), B.1.
     """
-    optimizer = optimizer or adam()
+    _checks.instance(model, Model, "model")
+    optimizer = adam() if optimizer is None else optimizer
+    _checks.instance(optimizer, optax.GradientTransformation, "optimizer")
 
     def init(key: PRNGKeyArray) -> TrainState:
         params_key, batch_key = jax.random.split(key)

@@ -46,3 +46,17 @@ def test_state_of_mine_is_carried(pairs):
     _, (first, _) = model.loss(params, model.init_state(), *pairs)
     _, (second, _) = model.loss(params, first + 1.0, *pairs)
     assert second > first
+
+
+@pytest.mark.parametrize(
+    ("critic", "estimator", "message"),
+    [
+        ("joint", estimators.js(), "critic must be a Module, got str"),
+        (networks.JointCritic, estimators.js(), "critic must be a Module, got the class JointCritic"),
+        (networks.JointCritic(), estimators.js, "estimator must be an Estimator, got function"),
+        (estimators.js(), networks.JointCritic(), "critic must be a Module, got Estimator"),
+    ],
+)
+def test_bad_input(critic, estimator, message):
+    with pytest.raises(TypeError, match=message):
+        models.discriminative(critic, estimator)

@@ -71,6 +71,11 @@ def test_chunks_cover_the_steps_and_none_has_one_step(steps, chunk, lengths):
     assert seeds._chunk_lengths(steps, chunk) == lengths
 
 
+def test_keys_of_another_implementation():
+    keys = jax.random.split(jax.random.key(0, impl="rbg"), 2)
+    assert training.fit(recipe(), keys, steps=2).history["infonce"].shape == (2, 2)
+
+
 def test_a_diverged_seed_is_flagged_and_leaves_the_others_alone():
     """A learning rate that is NaN for one seed's key only."""
     sick = jax.random.key_data(KEYS[3])
@@ -99,9 +104,14 @@ def test_a_diverged_seed_is_flagged_and_leaves_the_others_alone():
         (lambda: training.fit(recipe(), jax.random.key(0), steps=3), ValueError, r"keys must be a vector .* got shape \(\)"),
         (lambda: training.fit(recipe(), jnp.arange(3), steps=3), TypeError, "keys must be typed keys, .* got int32"),
         (lambda: training.fit(recipe(), 3, steps=3), TypeError, "keys must be typed keys, .* got int"),
+        (lambda: training.fit("smile", KEYS, steps=3), TypeError, "recipe must be a Trainer, got str"),
         (lambda: training.fit(recipe(), KEYS, steps=0), ValueError, "steps must be at least 1, got 0"),
         (lambda: training.fit(recipe(), KEYS, steps=3, chunk=0), ValueError, "chunk must be at least 1, got 0"),
-        (lambda: training.fit(recipe(), KEYS[:0], steps=3), ValueError, "num_seeds must be at least 1, got 0"),
+        (
+            lambda: training.fit(recipe(), KEYS[:0], steps=3),
+            ValueError,
+            r"keys must be a vector of at least one key, .* got shape \(0,\)",
+        ),
         (
             lambda: training.fit(recipe(), KEYS, steps=3, mapped="pmap"),
             ValueError,

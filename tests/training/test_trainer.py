@@ -95,6 +95,14 @@ def test_state_of_mine_is_carried_through_training():
     assert jnp.isfinite(state.model_state)
 
 
+def test_bad_input():
+    model = models.make("infonce")
+    with pytest.raises(TypeError, match="model must be a Model, got str"):
+        training.trainer("infonce", lambda key, step: None)
+    with pytest.raises(TypeError, match="optimizer must be a GradientTransformation, got float"):
+        training.trainer(model, lambda key, step: None, 1e-3)
+
+
 @pytest.mark.parametrize("learning_rate", [1e-3, jnp.float32(1e-3)])
 def test_adam_has_the_papers_betas(learning_rate):
     grads = {"w": jnp.array([2.0])}

@@ -1,0 +1,35 @@
+"""What the benchmarks' command lines share: types of options, and errors told in one line."""
+
+import argparse
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def clear_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Bad input and bad files end the command with one line and exit code 2; an interrupt with how to go on, and 130."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\ninterrupted; the rows of finished runs are kept, and the same command goes on from them\n")
+
+
+def positive_int(text: str) -> int:
+    """An option's whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """An option's number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
