@@ -131,7 +131,8 @@ def run_missing(cells: Sequence[Cell], num_seeds: int, folder: Path, limit: floa
 
 def _same_protocol(cells: Sequence[Cell], on_disk: Sequence[rows.Row], folder: Path) -> None:
     """Refuse, before anything is trained, to mix protocols in a folder: they could share no figure."""
-    found = {summary.protocol([row]) for row in on_disk} | {summary.protocol_of(cell.config(0)) for cell in cells}
+    configs = [*(row.config for row in on_disk), *(cell.config(0) for cell in cells)]
+    found = {summary.protocol_of(config) for config in configs}
     if len(found) > 1:
         raise ValueError(f"{folder} has rows of another protocol; use another --out, or move them away: {sorted(found)}")
 

@@ -61,9 +61,8 @@ class Stages(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """One read-out of one run."""
+    """One read-out of one run: its history, and whether the run's parameters diverged."""
 
-    seed: int
     diverged: bool
     history: Moments
 
@@ -107,7 +106,7 @@ def curves(rows: Sequence[Row], setting: Setting) -> Curves:
     for row in sorted(rows, key=lambda row: row.config["seed"]):
         if setting_of(row) == setting:
             for name, history in row.read_outs.items():
-                found.setdefault(name, []).append(Curve(row.config["seed"], row.diverged, history))
+                found.setdefault(name, []).append(Curve(row.diverged, history))
     order = list(READ_OUTS)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 

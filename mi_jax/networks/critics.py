@@ -63,7 +63,7 @@ class JointCritic(nn.Module):
     def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, "n m"]:
         first, *rest = (*self.hidden, 1)
         pairs = PairDense(first)(flatten_rows(x), flatten_rows(y))
-        # As n·m rows: on (n, m, features) the CPU's products and their gradients made a step a sixth slower.
+        # As n·m rows: on (n, m, features) the CPU's products and their gradients make a step slower than it need be.
         rows = pairs.reshape(-1, first)
         return dense_stack(rows, rest).reshape(pairs.shape[:2])
 
@@ -73,7 +73,7 @@ class SeparableCritic(nn.Module):
 
     Formula: T(x, y) = g(x)ᵀ h(y), with g and h two MLPs.
 
-    n + m rows through the networks, not n·m: for n = 64 some twenty times cheaper than the joint critic.
+    n + m rows through the networks, not n·m: far cheaper than the joint critic.
 
     Attributes:
       hidden: sizes of the hidden layers of g and of h, ReLU; two of 256 by default.

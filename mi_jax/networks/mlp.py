@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 PAPER_HIDDEN = (256, 256)
 
 # Uniform on ±1/sqrt(fan_in), as in the authors' framework: a third of LeCun's variance. Scores then start near 0, that is
-# at the ratio 1. With LeCun's, on the Cubic task, a separable critic starts at scores far from 0, where e^T makes both seeds
-# of NWJ diverge in the quick benchmark, and CPC ends each level up to 0.3 nats lower.
+# at the ratio 1. With LeCun's, on the heavy-tailed Cubic task, a separable critic starts at scores far from 0, where what
+# holds e^T diverges sooner and even CPC learns more slowly.
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 

@@ -50,7 +50,20 @@ class Trainer(NamedTuple):
 
 
 def adam(learning_rate: float | Float[Array, ""] = 5e-4) -> optax.GradientTransformation:
-    """Adam as in B.1 of the paper: learning rate 5e-4 (may be traced), beta 0.9 and 0.999."""
+    """Adam as in the paper: beta 0.9 and 0.999.
+
+    Args:
+      learning_rate: the paper's 5e-4 by default; may be traced, so that a sweep compiles once.
+
+    Returns:
+      An optax optimiser.
+
+    Example:
+      >>> from mi_jax import training
+      >>> optimizer = training.adam(1e-3)
+
+    Source: Song & Ermon (2020), B.1.
+    """
     return optax.adam(learning_rate, b1=0.9, b2=0.999)
 
 
