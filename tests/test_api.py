@@ -16,9 +16,12 @@ FUNCTIONS = {
     "mi_jax.estimators": ["cpc", "dv", "infonce", "interpolated", "js", "mine", "nwj", "smile", "tuba", "combined"],
     "mi_jax.tasks": ["cubic", "gaussian", "mi_to_rho", "rho_to_mi", "staircase"],
     "mi_jax.projections": ["dv", "infonce", "log_partition", "smile"],
-    "mi_jax.models": ["discriminative", "make"],
+    "mi_jax.models": ["discriminative", "make", "gm", "ba", "doe"],
+    "mi_jax.evaluation": ["normaliser"],
 }
-CLASSES = {"mi_jax.networks": ["MLP", "BaselineCritic", "BilinearCritic", "JointCritic", "SeparableCritic"]}
+CRITICS = ["MLP", "BaselineCritic", "BilinearCritic", "JointCritic", "SeparableCritic"]
+DENSITIES = ["ConditionalGaussian", "JointRealNVP", "RealNVP", "Standardize"]
+CLASSES = {"mi_jax.networks": [*CRITICS, *DENSITIES]}
 documented = [(module, name) for module, names in FUNCTIONS.items() for name in names]
 
 

@@ -16,15 +16,19 @@ LAYERS = [
     "tasks",
     "networks.mlp",
     "networks.critics",
+    "networks.bijections",
+    "networks.realnvp",
     "networks",
     "estimators",
     "models.base",
     "models.discriminative",
+    "models.generative",
     "models.registry",
     "models",
     "training.trainer",
     "training.seeds",
     "training",
+    "evaluation",
     "",  # mi_jax itself
 ]
 

@@ -1,4 +1,4 @@
-"""The registry: from the name of an estimator to a model, for command lines, benchmarks and conformance tests."""
+"""The registry: from a name in Table 1, and others, to a model, for command lines, benchmarks and conformance tests."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ from mi_jax import estimators, networks
 from mi_jax.estimators import Estimator
 from mi_jax.models.base import Model
 from mi_jax.models.discriminative import discriminative
+from mi_jax.models.generative import ba, doe, gm
 
 
 def _from_critic(estimator: Callable[..., Estimator]) -> Callable[..., Model]:
@@ -33,6 +34,9 @@ _BUILDERS: dict[str, Callable[..., Model]] = {
     "mine": _from_critic(estimators.mine),
     "js": _from_critic(estimators.js),
     "smile": _from_critic(estimators.smile),
+    "gm": gm,
+    "ba": ba,
+    "doe": doe,
 }
 
 
@@ -52,15 +56,16 @@ def make(name: str, **options: Any) -> Model:
 
     Args:
       name: one of `names()`; "cpc" is "infonce".
-      **options: `critic=`, a Flax module (the joint critic of the paper by default; "tuba" and "interpolated" put a learned
-        baseline on it), and the options of the estimator of that name, such as `tau=`.
+      **options: of a discriminative model `critic=`, a Flax module (the joint critic of the paper by default; "tuba" and
+        "interpolated" put a learned baseline on it), and the options of the estimator of that name, such as `tau=`; of a
+        generative one the arguments of the function of that name, such as `log_marginal=`, which "ba" needs.
 
     Returns:
       A `Model`; its read-outs are in nats.
 
     Raises:
       ValueError: if there is no such name.
-      TypeError: if an option is not one of the estimator's.
+      TypeError: if an option is not one of the model's, or one that it needs is missing.
 
     Example:
       >>> from mi_jax import models, networks

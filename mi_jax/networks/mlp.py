@@ -18,10 +18,12 @@ def flatten_rows(rows: Float[Array, "n ..."]) -> Float[Array, "n d"]:
     return rows.reshape(rows.shape[0], -1)
 
 
-def dense_stack(h: Float[Array, "*n d"], sizes: Sequence[int]) -> Float[Array, "*n out"]:
+def dense_stack(
+    h: Float[Array, "*n d"], sizes: Sequence[int], last_init: nn.initializers.Initializer = kernel_init
+) -> Float[Array, "*n out"]:
     """Dense layers of these sizes with ReLU *before* each, for the inside of a compact module that made `h` linearly."""
-    for size in sizes:
-        h = nn.Dense(size, kernel_init=kernel_init)(nn.relu(h))
+    for place, size in enumerate(sizes, start=1):
+        h = nn.Dense(size, kernel_init=last_init if place == len(sizes) else kernel_init)(nn.relu(h))
     return h
 
 
@@ -31,6 +33,7 @@ class MLP(nn.Module):
     Attributes:
       hidden: sizes of the hidden layers; the paper's two of 256 by default.
       features: size of the output.
+      last_init: how the last layer's weights start; with zeros the network starts as the function 0.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -43,8 +46,10 @@ class MLP(nn.Module):
 
     hidden: Sequence[int] = PAPER_HIDDEN
     features: int = 1
+    last_init: nn.initializers.Initializer = kernel_init
 
     @nn.compact
     def __call__(self, rows: Float[Array, "n ..."]) -> Float[Array, "n features"]:
         first, *rest = (*self.hidden, self.features)
-        return dense_stack(nn.Dense(first, kernel_init=kernel_init)(flatten_rows(rows)), rest)
+        first_init = kernel_init if rest else self.last_init
+        return dense_stack(nn.Dense(first, kernel_init=first_init)(flatten_rows(rows)), rest, self.last_init)

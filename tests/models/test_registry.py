@@ -11,8 +11,19 @@ from mi_jax import models, networks, projections, tasks, training
 every_model = pytest.mark.parametrize("name", models.names())
 
 
+def sized(name, *hidden):
+    """The model of this name with networks of this size: a critic, or for a generative model its densities."""
+    flow = networks.RealNVP(hidden=hidden)
+    options = {
+        "gm": {"joint": networks.JointRealNVP(hidden=hidden), "marginal_x": flow, "marginal_y": flow},
+        "ba": {"conditional": flow, "log_marginal": lambda x: jax.scipy.stats.norm.logpdf(x).sum(axis=1)},
+        "doe": {"conditional": flow, "marginal": flow},
+    }
+    return models.make(name, **options.get(name, {"critic": networks.JointCritic(hidden=hidden)}))
+
+
 def small(name):
-    return models.make(name, critic=networks.JointCritic(hidden=(16, 16)))
+    return sized(name, 16, 16)
 
 
 def batch(n=16, dim=3):
@@ -88,7 +99,7 @@ def test_same_with_and_without_jit_and_under_vmap(name):
 @every_model
 def test_training_finds_information(name):
     """Every estimate rises from 0 to most of the 1 nat that is there, and the log ratio explains most of the exact one."""
-    model = models.make(name, critic=networks.JointCritic(hidden=(32, 32)))
+    model = sized(name, 32, 32)
     task = tasks.gaussian(2, 1.0)
     recipe = training.trainer(model, lambda key, step: task.sample(key, 64), training.adam(2e-3))
     state, history = jax.jit(lambda key: training.scan_steps(recipe, recipe.init(key), 1_000))(jax.random.key(0))
@@ -106,7 +117,7 @@ def test_training_finds_information(name):
 
 
 @every_model
-def test_options_reach_the_estimator(name):
+def test_options_reach_the_model(name):
     with pytest.raises(TypeError, match="no_such_option"):
         models.make(name, no_such_option=1)
 

@@ -36,3 +36,12 @@ def test_starts_small_with_zero_biases():
         assert jnp.abs(params[name]["kernel"]).max() <= fan_in**-0.5
         assert jnp.abs(params[name]["kernel"]).max() >= 0.9 * fan_in**-0.5
         np.testing.assert_array_equal(params[name]["bias"], 0.0)
+
+
+@pytest.mark.parametrize("hidden", [(), (4,), (4, 4)])
+def test_last_layer_may_start_at_zero(hidden):
+    mlp = MLP(hidden=hidden, features=2, last_init=jax.nn.initializers.zeros)
+    x = jnp.ones((3, 5))
+    params = mlp.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(mlp.apply(params, x), 0.0)
+    assert all(jnp.abs(params["params"][f"Dense_{k}"]["kernel"]).max() > 0 for k in range(len(hidden)))

@@ -1,0 +1,183 @@
+"""Generative models: densities, trained by maximum likelihood, whose quotient is the density ratio.
+
+Other than a critic they need no pairs off the diagonal: n evaluations a batch and not n². What they learn of each density is
+bounded by the density's family, and nothing in the loss looks at the ratio.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mi_jax import _checks
+from mi_jax.models.base import Model
+from mi_jax.networks import JointRealNVP, RealNVP
+
+LogDensity = Float[Array, " n"]
+
+
+class _Part(NamedTuple):
+    """A density of a model: its module, which of "xy" are its arguments, and its sign in the log ratio."""
+
+    density: nn.Module
+    takes: str
+    sign: float
+
+    def arguments(self, x: Array, y: Array) -> list[Array]:
+        return [{"x": x, "y": y}[name] for name in self.takes]
+
+
+def gm(joint: nn.Module | None = None, marginal_x: nn.Module | None = None, marginal_y: nn.Module | None = None) -> Model:
+    """I_GM: three generative models, of p(x, y), p(x) and p(y), trained together by maximum likelihood.
+
+    Formula: loss = -E_P[log p_θ(x, y) + log p_φ(x) + log p_ψ(y)];
+    log ratio = log p_θ(x, y) - log p_φ(x) - log p_ψ(y), in nats, and its mean the read-out.
+
+    The ratio is a valid one, E_Q[r] = 1, only at the optimum (Table 1: tr → ∞), and the estimate is no bound: it is
+    I - KL(p ‖ p_θ) + KL(p ‖ p_φ) + KL(p ‖ p_ψ). No pairs off the diagonal are needed, so a batch costs n evaluations.
+
+    Args:
+      joint: a density with `__call__(x, y) -> (n,)`, `networks.JointRealNVP()` by default, the paper's flow.
+      marginal_x: a density with `__call__(x) -> (n,)`, `networks.RealNVP()` by default.
+      marginal_y: the same for y.
+
+    Returns:
+      A `Model` with the read-out "gm".
+
+    Raises:
+      TypeError: if a density is no Flax module.
+      ValueError: at its first call, if a density does not give one number a row.
+
+    Example:
+      >>> import jax
+      >>> from mi_jax import models, tasks
+      >>> model = models.gm()
+      >>> x, y = tasks.gaussian(dim=20, mi=2.0).sample(jax.random.key(0), 64)
+      >>> params = model.init(jax.random.key(1), x, y)
+      >>> loss, (state, nats) = model.loss(params, model.init_state(), x, y)
+      >>> list(nats), model.log_ratio(params, x, y).shape
+      (['gm'], (64,))
+
+    Source: Song & Ermon (2020), Eq. 9 and Table 1.
+    """
+    parts = {
+        "joint": _Part(joint or JointRealNVP(), "xy", 1.0),
+        "marginal_x": _Part(marginal_x or RealNVP(), "x", -1.0),
+        "marginal_y": _Part(marginal_y or RealNVP(), "y", -1.0),
+    }
+    return _quotient("gm", parts)
+
+
+def ba(log_marginal: Callable[[Array], LogDensity], conditional: nn.Module | None = None) -> Model:
+    """Barber–Agakov: a conditional q(x | y), trained by maximum likelihood, over a marginal p(x) that is known.
+
+    Formula: loss = -E_P[log q(x | y)]; log ratio = log q(x | y) - log p(x), in nats, and its mean the read-out.
+
+    The ratio is a valid one whatever the parameters (Eq. 7), so in expectation the estimate is a lower bound, short of the
+    MI by E_{P(Y)}[KL(p(x | y) ‖ q(x | y))]. No pairs off the diagonal are needed, so a batch costs n evaluations.
+
+    Args:
+      log_marginal: the known log p(x) of n rows, (n, *x_shape) -> (n,), in nats. A density that is not p(x) makes the
+        estimate too high by its KL divergence from p(x).
+      conditional: a density with `__call__(x, y) -> (n,)`, log q(x | y): `networks.RealNVP()` by default, or for instance
+        `networks.ConditionalGaussian()`.
+
+    Returns:
+      A `Model` with the read-out "ba".
+
+    Raises:
+      TypeError: if `log_marginal` is not callable or `conditional` no Flax module.
+      ValueError: at its first call, if either does not give one number a row.
+
+    Example:
+      >>> import jax
+      >>> from mi_jax import models, networks, tasks
+      >>> normal = lambda x: jax.scipy.stats.norm.logpdf(x).sum(axis=1)
+      >>> model = models.ba(normal, networks.ConditionalGaussian())
+      >>> x, y = tasks.gaussian(dim=20, mi=2.0).sample(jax.random.key(0), 64)
+      >>> model.log_ratio(model.init(jax.random.key(1), x, y), x, y).shape
+      (64,)
+
+    Source: Barber & Agakov (2003); Song & Ermon (2020), Eqs. 2 and 7.
+    """
+    if not callable(log_marginal) or isinstance(log_marginal, nn.Module):
+        raise TypeError(f"log_marginal must be a function of x, got {type(log_marginal).__name__}")
+    return _quotient("ba", {"conditional": _Part(conditional or RealNVP(), "xy", 1.0)}, log_marginal)
+
+
+def doe(conditional: nn.Module | None = None, marginal: nn.Module | None = None) -> Model:
+    """Difference of entropies: Barber–Agakov where p(x) is not known, and is learned as well.
+
+    Formula: loss = -E_P[log q(x | y) + log q(x)]; log ratio = log q(x | y) - log q(x), in nats, and its mean the read-out:
+    the cross-entropy of q(x) less that of q(x | y).
+
+    Each cross-entropy is an upper bound of its entropy; their difference is no bound, and the ratio a valid one only where
+    q(x) is p(x). No pairs off the diagonal are needed, so a batch costs n evaluations; and no density of y.
+
+    Args:
+      conditional: a density with `__call__(x, y) -> (n,)`, log q(x | y); `networks.RealNVP()` by default.
+      marginal: a density with `__call__(x) -> (n,)`, log q(x); `networks.RealNVP()` by default.
+
+    Returns:
+      A `Model` with the read-out "doe".
+
+    Raises:
+      TypeError: if a density is no Flax module.
+      ValueError: at its first call, if a density does not give one number a row.
+
+    Example:
+      >>> import jax
+      >>> from mi_jax import models, tasks
+      >>> model = models.doe()
+      >>> x, y = tasks.gaussian(dim=20, mi=2.0).sample(jax.random.key(0), 64)
+      >>> model.log_ratio(model.init(jax.random.key(1), x, y), x, y).shape
+      (64,)
+
+    Source: McAllester & Stratos (2018), "Formal limitations on the measurement of mutual information".
+    """
+    parts = {
+        "conditional": _Part(conditional or RealNVP(), "xy", 1.0),
+        "marginal": _Part(marginal or RealNVP(), "x", -1.0),
+    }
+    return _quotient("doe", parts)
+
+
+def _quotient(name: str, parts: Mapping[str, _Part], log_marginal: Callable[[Array], LogDensity] | None = None) -> Model:
+    """The model whose log ratio is the signed sum of its densities, less the known log marginal of x if there is one."""
+    for role, part in parts.items():
+        _checks.instance(part.density, nn.Module, role)
+
+    def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
+        keys = jax.random.split(key, len(parts))
+        each = zip(parts.items(), keys, strict=True)
+        return {role: part.density.init(own_key, *part.arguments(x, y)) for (role, part), own_key in each}
+
+    def log_densities(params: Any, x: Array, y: Array) -> dict[str, LogDensity]:
+        made = {role: part.density.apply(params[role], *part.arguments(x, y)) for role, part in parts.items()}
+        return {role: _one_a_row(log_density, x, role) for role, log_density in made.items()}
+
+    def ratio(logs: Mapping[str, LogDensity], x: Array) -> LogDensity:
+        learned = jnp.stack([part.sign * logs[role] for role, part in parts.items()]).sum(axis=0)
+        return learned if log_marginal is None else learned - _one_a_row(log_marginal(x), x, "log_marginal")
+
+    def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+        logs = log_densities(params, x, y)
+        # Behind the barrier the read-out shares no arithmetic with the loss, as in the discriminative model.
+        apart = jax.lax.optimization_barrier(jax.lax.stop_gradient(logs))
+        return -jnp.stack(list(logs.values())).mean(axis=1).sum(), (state, {name: ratio(apart, x).mean()})
+
+    def log_ratio(params: Any, x: Array, y: Array) -> LogDensity:
+        return ratio(log_densities(params, x, y), x)
+
+    return Model(init, tuple, loss, log_ratio)
+
+
+def _one_a_row(log_density: Any, x: Array, role: str) -> LogDensity:
+    """`log_density`, checked for its shape: an (n, 1) would spread to (n, n) without a word."""
+    shape = getattr(log_density, "shape", None)
+    if shape != x.shape[:1]:
+        raise ValueError(f"{role} must give one log density a row, shape {x.shape[:1]}, got {shape}")
+    return log_density
