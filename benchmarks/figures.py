@@ -19,7 +19,7 @@ from benchmarks import cli, paper, rows, summary
 from benchmarks.rows import Row
 from benchmarks.summary import READ_OUTS, Curve, Protocol, Setting
 
-CRITIC_COLORS = {"joint": "tab:blue", "separable": "tab:orange"}
+NETWORK_COLORS = {"joint": "tab:blue", "separable": "tab:orange", "realnvp": "tab:green"}
 _SMOOTHING = 10  # blocks: an eighth of a stage
 
 
@@ -27,27 +27,32 @@ def draw(out: Path) -> list[Path]:
     """Draw every figure and table that the rows in `out`/rows allow; returns their paths."""
     found = list(rows.read_all(out / "rows"))
     steps = summary.protocol(found)
+    settings = summary.settings(found)
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}):
-        drawn = [path for depth in _depths(found) for path in _draw_depth(found, depth, steps, out)]
-    return [*drawn, _write(out / "table2.md", table_2(found, steps))]
+        paths = [
+            _save(figure_1(found, together, steps), out / f"figure1-{depth}.png")
+            for depth, together in _by_depth(settings).items()
+        ]
+        for critic, depth in dict.fromkeys((setting.critic, setting.depth) for setting in settings):
+            of_network = [setting for setting in settings if (setting.critic, setting.depth) == (critic, depth)]
+            cubic = [setting for setting in of_network if setting.task == "cubic"]
+            for number, chosen in ((2, cubic), (7, of_network)):
+                if chosen:
+                    figure = bias_variance_mse(found, chosen, steps)
+                    paths.append(_save(figure, out / f"figure{number}-{critic}-{depth}.png"))
+    return [*paths, _write(out / "table2.md", table_2(found, steps))]
 
 
-def _draw_depth(found: Sequence[Row], depth: str, steps: Protocol, out: Path) -> list[Path]:
-    """The figures of all settings with so many hidden layers."""
-    settings = [setting for setting in summary.settings(found) if setting.depth == depth]
-    paths = [_save(figure_1(found, settings, steps), out / f"figure1-{depth}.png")]
-    for critic in dict.fromkeys(setting.critic for setting in settings):
-        of_critic = [setting for setting in settings if setting.critic == critic]
-        cubic = [setting for setting in of_critic if setting.task == "cubic"]
-        for number, chosen in ((2, cubic), (7, of_critic)):
-            if chosen:
-                figure = bias_variance_mse(found, chosen, steps)
-                paths.append(_save(figure, out / f"figure{number}-{critic}-{depth}.png"))
-    return paths
+def _by_depth(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
+    """What shares a Figure 1: the critics of a depth and, each time, the flows, which have a depth of their own."""
+    flows = [setting for setting in settings if setting.critic == "realnvp"]
+    critics = [setting for setting in settings if setting not in flows]
+    depths = dict.fromkeys(setting.depth for setting in critics or flows)
+    return {depth: [setting for setting in settings if setting in flows or setting.depth == depth] for depth in depths}
 
 
 def figure_1(found: Sequence[Row], settings: Sequence[Setting], steps: Protocol) -> Figure:
-    """Estimate against iteration: a row of panels for each task, a column for each read-out, a colour for each critic."""
+    """Estimate against iteration: a row of panels for each task, a column for each read-out, a colour for each network."""
     tasks = list(dict.fromkeys(setting.task for setting in settings))
     names = [name for name in READ_OUTS if any(name in summary.curves(found, setting) for setting in settings)]
     figure = Figure(figsize=(max(7.0, 1.75 * len(names) + 0.6), 2.0 * len(tasks) + 0.8), layout="constrained")
@@ -55,7 +60,7 @@ def figure_1(found: Sequence[Row], settings: Sequence[Setting], steps: Protocol)
     for setting in settings:
         curves = summary.curves(found, setting)
         for name, panel in zip(names, panels[tasks.index(setting.task)], strict=True):
-            _curves(panel, curves.get(name, ()), setting.critic)
+            _curves(panel, curves.get(name, ()), setting)
     for task, line in zip(tasks, panels, strict=True):
         line[0].set_ylabel(f"{task.capitalize()}\nestimate (nats)")
     for panel in panels[-1]:
@@ -68,22 +73,22 @@ def figure_1(found: Sequence[Row], settings: Sequence[Setting], steps: Protocol)
     return figure
 
 
-def _curves(panel: Axes, runs: Sequence[Curve], critic: str) -> None:
+def _curves(panel: Axes, runs: Sequence[Curve], setting: Setting) -> None:
     """One run unsmoothed, behind the smoothed mean of all runs."""
     if not runs:
         return
-    color = CRITIC_COLORS[critic]
+    color, network = NETWORK_COLORS[setting.critic], summary.NETWORKS[setting.critic]
     first = runs[0].history
     iterations = np.arange(1, len(first.mean) + 1) * first.block
     panel.plot(iterations, first.last, color=color, alpha=0.4, linewidth=0.5)
     kept = summary.finite(runs)
     if kept:
         smooth = _moving_average(np.mean([history.mean for history in kept], axis=0), _SMOOTHING)
-        label = f"{critic} critic: smoothed mean of the seeds; behind it, one seed unsmoothed"
+        label = f"{network}: smoothed mean of the seeds (behind it, one seed)"
         panel.plot(iterations, smooth, color=color, linewidth=1.1, label=label)
     if len(kept) < len(runs):
-        height = 0.97 if critic == "joint" else 0.87
-        text = f"{critic}: {len(runs) - len(kept)} of {len(runs)} diverged"
+        height = 0.87 if setting.critic == "separable" else 0.97
+        text = f"{network}: {len(runs) - len(kept)} of {len(runs)} diverged"
         panel.text(0.03, height, text, color=color, transform=panel.transAxes, fontsize=6, va="top")
 
 
@@ -125,7 +130,8 @@ def bias_variance_mse(found: Sequence[Row], settings: Sequence[Setting], steps: 
                 statistics = summary.stages(kept, steps)
                 for panel, column in zip(line, columns.values(), strict=True):
                     _points(panel, steps.levels, column(statistics), name)
-        line[0].set_title(f"{setting.task.capitalize()}, {setting.critic} critic, {setting.depth}", loc="left")
+        line[0].set_title(setting.label, loc="left")
+        line[1].plot(steps.levels, steps.floor(), color="black", ls=":", lw=1, label=_FLOOR)
         if missing:
             line[1].set_title(f"not finite in any seed: {', '.join(missing)}", loc="left", color="gray")
         for panel, label in zip(line, columns, strict=True):
@@ -141,11 +147,15 @@ def bias_variance_mse(found: Sequence[Row], settings: Sequence[Setting], steps: 
     return figure
 
 
+_FLOOR = "dρ²/n, n exact log ratios"
+
+
 def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
     """One legend below all the panels, each label once."""
     handles = [panel.get_legend_handles_labels() for panel in panels]
     entries = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
+    columns = min(len(entries), int(figure.get_figwidth() // 2.4))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _points(panel: Axes, levels: Sequence[float], values: np.ndarray, name: str) -> None:
@@ -172,7 +182,7 @@ def table_2(found: Sequence[Row], steps: Protocol) -> str:
     """Table 2: ours, its spread over seeds, and the paper's figure in every cell, as Markdown."""
     parts = [_TABLE_HEAD.format(steps=steps, kept=1 - summary.DROPPED, **_made(found))]
     for setting in summary.settings(found):
-        parts.append(f"\n## {setting.task.capitalize()}, {setting.critic} critic, {setting.depth}\n")
+        parts.append(f"\n## {setting.label}\n")
         header = ["", "read-out", "seeds", *(f"MI {level:g}" for level in steps.levels)]
         parts.append(tabulate(_lines(found, setting, steps), header, tablefmt="github", disable_numparse=True))
     lost = [f"- {run}" for run in summary.non_finite(found)] or ["None: every run stayed finite."]
@@ -193,6 +203,8 @@ def _lines(found: Sequence[Row], setting: Setting, steps: Protocol) -> list[list
             ours = getattr(summary.stages(kept, steps), statistic)
             theirs = [table.get(name, {}).get(statistic) for table in (printed, independent)]
             lines.append(line + [_cell(ours[:, k], [t[k] for t in theirs if t]) for k in range(len(steps.levels))])
+        if statistic == "variance":
+            lines.append([statistic, _FLOOR, "", *(_number(value) for value in steps.floor())])
     return lines
 
 
@@ -227,7 +239,11 @@ Written by `python -m benchmarks.gaussian` from the rows beside it; `python -m b
   in many cells.
 - A cell: mean over seeds ± standard deviation between seeds; in parentheses the paper's figure and, where there is one,
   that of an independent implementation (one seed). The paper's Table 2 is for the joint critic, evidently with three
-  hidden layers.
+  hidden layers, and it has no line for GM.
+- **dρ²/n** is the variance of a batch mean of n exact log ratios. What averages log r over the joint pairs cannot be below
+  it without being wrong about log r, as CPC at its ceiling is.
+- RealNVP: five coupling layers, the sizes are those of each conditioner. GM learns p(x, y), p(x) and p(y); BA q(x | y),
+  and is told p(x); DoE q(x | y) and q(x). On Cubic y³ goes in as it is, not standardised.
 - All settings of a seed see the same batches, so their differences are less noisy than their values.
 - Made with {versions}, on {machines}; code at {commits}.
 """
@@ -242,10 +258,6 @@ def _made(found: Sequence[Row]) -> dict[str, str]:
         commits.add(made["commit"])
     parts = {"versions": versions, "machines": machines, "commits": commits}
     return {name: "; ".join(sorted(items)) for name, items in parts.items()}
-
-
-def _depths(found: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(setting.depth for setting in summary.settings(found)))
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -2,21 +2,22 @@
 
     python -m benchmarks.gaussian --preset quick --out DIR
 
-trains a critic for every objective, critic, depth and task of the preset, with many seeds; writes one row a run; and draws
-Figures 1, 2 and 7 and Table 2 of Song & Ermon (2020) from the rows. Runs whose row is on disk are not run again.
+trains a critic for every discriminative objective, critic, depth and task of the preset, and flows for the generative
+ones, with many seeds; writes one row a run; and draws Figures 1, 2 and 7 and Table 2 of Song & Ermon (2020) from the rows.
+Runs whose row is on disk are not run again.
 """
 
 import argparse
 import functools
-import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from benchmarks import cli, figures, machine, rows, summary
@@ -26,7 +27,7 @@ from mi_jax.training import seeds
 TASKS = {"gaussian": tasks.gaussian, "cubic": tasks.cubic}
 CRITICS = {"joint": networks.JointCritic, "separable": networks.SeparableCritic}
 # One training run for each objective; its read-outs carry the names of the table.
-OBJECTIVES: dict[str, Callable[[], estimators.Estimator]] = {
+DISCRIMINATIVE: dict[str, Callable[[], estimators.Estimator]] = {
     "infonce": lambda: estimators.combined(cpc=estimators.infonce()),
     "nwj": estimators.nwj,
     "mine": estimators.mine,
@@ -38,17 +39,35 @@ OBJECTIVES: dict[str, Callable[[], estimators.Estimator]] = {
         smile_inf=estimators.smile(jnp.inf),
     ),
 }
+Hidden: TypeAlias = tuple[int, ...]
+# x is standard normal in both tasks, so Barber–Agakov knows its marginal; y³ is given to the flows as it is.
+GENERATIVE: dict[str, Callable[[Hidden], models.Model]] = {
+    "gm": lambda hidden: models.gm(networks.JointRealNVP(hidden=hidden), *[networks.RealNVP(hidden=hidden)] * 2),
+    "ba": lambda hidden: models.ba(_log_standard_normal, networks.RealNVP(hidden=hidden)),
+    "doe": lambda hidden: models.doe(*[networks.RealNVP(hidden=hidden)] * 2),
+}
+FLOW = "realnvp"
+NETWORKS = (*CRITICS, FLOW)
+OBJECTIVES = (*DISCRIMINATIVE, *GENERATIVE)
 ROOT_KEY = 0
 BLOCKS = 80  # of iterations in a stage, whose moments a row keeps
 
 
+def _log_standard_normal(x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    return jax.scipy.stats.norm.logpdf(x).sum(axis=1)
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One setting of the experiment; the paper's protocol by default (B.1)."""
+    """One setting of the experiment; the paper's protocol by default (B.1).
+
+    `critic` is "joint" or "separable"; where the objective is a generative one it is "realnvp", five coupling layers, and
+    `hidden` are the hidden layers of each conditioner.
+    """
 
     task: str = "gaussian"
     critic: str = "joint"
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Hidden = (256, 256)
     objective: str = "logistic"
     dim: int = tasks.PAPER_DIM
     batch: int = 64
@@ -79,23 +98,28 @@ class Cell:
 
     def trainer(self) -> training.Trainer:
         """How this cell trains a seed."""
-        critic = CRITICS[self.critic](hidden=self.hidden)
-        model = models.discriminative(critic, OBJECTIVES[self.objective]())
 
         def batch(key, step):
             mi = tasks.staircase(step, self.levels, self.every)
             return TASKS[self.task](self.dim, mi).sample(key, self.batch)
 
-        return training.trainer(model, batch, training.adam(self.learning_rate))
+        return training.trainer(self.model(), batch, training.adam(self.learning_rate))
+
+    def model(self) -> models.Model:
+        """What is trained."""
+        if self.objective in GENERATIVE:
+            return GENERATIVE[self.objective](self.hidden)
+        return models.discriminative(CRITICS[self.critic](hidden=self.hidden), DISCRIMINATIVE[self.objective]())
 
     def products(self) -> float:
         """Floating-point operations of a step's matrix products; they decide the cost of all but the smallest cells."""
-        sizes = (*self.hidden, 1) if self.critic == "joint" else (*self.hidden, 32)
-        inner = sum(2 * a * b for a, b in itertools.pairwise(sizes))
-        first = 2 * self.dim * sizes[0]
-        embeddings = 2 * self.batch * first
-        rest = self.batch**2 * inner if self.critic == "joint" else 2 * self.batch * inner + 2 * self.batch**2 * sizes[-1]
-        return 3.0 * (embeddings + rest)  # forward, and backward to the weights and to the inputs
+        rows = jnp.zeros((self.batch, self.dim))
+        params = jax.eval_shape(self.model().init, jax.random.key(0), rows, rows)
+        weights = {jax.tree_util.keystr(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        # Every weight meets the n rows of a batch, and those of the joint critic's later layers its n² pairs.
+        on_rows = sum(size for path, size in weights.items() if self.critic != "joint" or "PairDense" in path)
+        products = self.batch * on_rows + self.batch**2 * (sum(weights.values()) - on_rows)
+        return 3.0 * 2.0 * products  # forward, and backward to the weights and to the inputs
 
 
 def run_missing(cells: Sequence[Cell], num_seeds: int, folder: Path, limit: float = float("inf")) -> None:
@@ -150,7 +174,8 @@ class _Cost:
 
     @staticmethod
     def _kind(cell: Cell) -> tuple[Any, ...]:
-        return cell.critic, cell.hidden, cell.dim, cell.batch
+        generative = cell.objective if cell.objective in GENERATIVE else ""
+        return cell.critic, cell.hidden, cell.dim, cell.batch, generative
 
 
 def _run_cell(cell: Cell, missing: Sequence[int], folder: Path, here: dict[str, Any]) -> None:
@@ -193,9 +218,14 @@ PAPER = [
     for hidden in ((256, 256), (256, 256, 256))
     for task in TASKS
     for critic in CRITICS
-    for objective in OBJECTIVES
+    for objective in DISCRIMINATIVE
 ]
-QUICK = [replace(cell, every=1200) for cell in PAPER if cell.critic == "separable" and len(cell.hidden) == 2]
+PAPER += [Cell(task=task, critic=FLOW, hidden=(100, 100), objective=objective) for task in TASKS for objective in GENERATIVE]
+QUICK = [
+    replace(cell, every=1200)
+    for cell in PAPER
+    if (cell.critic == "separable" and len(cell.hidden) == 2) or cell.objective == "gm"
+]
 # name -> cells, seeds
 PRESETS = {"quick": (QUICK, 2), "paper": (PAPER, 10)}
 
@@ -232,9 +262,11 @@ def _parser() -> argparse.ArgumentParser:
     every_help = f"iterations a level lasts, a multiple of {BLOCKS}; quick 1200, paper 4000"
     parser.add_argument("--every", type=_multiple_of_blocks, help=every_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--critics", nargs="+", choices=CRITICS, default=list(CRITICS))
+    critics_help = f"critics; and {FLOW}, the flows of the generative objectives"
+    parser.add_argument("--critics", nargs="+", choices=NETWORKS, default=list(NETWORKS), help=critics_help)
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
-    parser.add_argument("--hidden", nargs="+", type=int, choices=(2, 3), default=[2, 3], help="hidden layers of 256")
+    hidden_help = "hidden layers of 256 of a critic"
+    parser.add_argument("--hidden", nargs="+", type=int, choices=(2, 3), default=[2, 3], help=hidden_help)
     return parser
 
 
@@ -250,7 +282,7 @@ def _selected(cell: Cell, options: argparse.Namespace) -> bool:
         cell.task in options.tasks
         and cell.critic in options.critics
         and cell.objective in options.objectives
-        and len(cell.hidden) in options.hidden
+        and (cell.critic == FLOW or len(cell.hidden) in options.hidden)
     )
 
 

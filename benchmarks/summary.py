@@ -17,14 +17,21 @@ READ_OUTS = {
     "smile_5": "SMILE (τ = 5)",
     "smile_10": "SMILE (τ = 10)",
     "smile_inf": "SMILE (τ = ∞)",
+    "gm": "GM (flows)",
+    "ba": "BA (flow, p(x) known)",
+    "doe": "DoE (flows)",
 }
+NETWORKS = {"joint": "joint critic", "separable": "separable critic", "realnvp": "RealNVP"}
 # The first quarter of each stage, while the critic adapts to the new MI, is left out. On the paper's 4,000 iterations that
 # is 1,000; the paper does not say its window, and this one reproduces its CPC row.
 DROPPED = 1 / 4
 
 
 class Setting(NamedTuple):
-    """What is compared within one panel or table: everything but the objective and the seed."""
+    """What is compared within one panel or table: everything but the objective and the seed.
+
+    `critic` is the key of one of `NETWORKS`; "realnvp" stands for the flows of the generative objectives.
+    """
 
     task: str
     critic: str
@@ -32,8 +39,13 @@ class Setting(NamedTuple):
 
     @property
     def depth(self) -> str:
-        """The hidden layers, as in 2x256."""
+        """The hidden layers, as in 2x256; of a flow, those of each conditioner."""
         return f"{len(self.hidden)}x{self.hidden[0]}"
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return f"{self.task.capitalize()}, {NETWORKS[self.critic]}, {self.depth}"
 
 
 class Protocol(NamedTuple):
@@ -44,6 +56,10 @@ class Protocol(NamedTuple):
     levels: tuple[float, ...]
     every: int
     learning_rate: float
+
+    def floor(self) -> np.ndarray:
+        """(levels,) dρ²/n, the variance of the mean of n *exact* log ratios; the same for both tasks."""
+        return self.dim * -np.expm1(-2 * np.array(self.levels) / self.dim) / self.batch
 
 
 class Stages(NamedTuple):
@@ -97,7 +113,9 @@ def setting_of(row: Row) -> Setting:
 
 def settings(rows: Sequence[Row]) -> list[Setting]:
     """The settings that the rows cover, in the order of the paper's figures."""
-    return sorted({setting_of(row) for row in rows}, key=lambda s: (len(s.hidden), s.critic, s.task != "gaussian"))
+    order = list(NETWORKS)
+    key = lambda s: (s.critic == "realnvp", len(s.hidden), order.index(s.critic), s.task != "gaussian")  # noqa: E731
+    return sorted({setting_of(row) for row in rows}, key=key)
 
 
 def curves(rows: Sequence[Row], setting: Setting) -> Curves:
