@@ -115,7 +115,8 @@ class Cell:
         """Floating-point operations of a step's matrix products; they decide the cost of all but the smallest cells."""
         rows = jnp.zeros((self.batch, self.dim))
         params = jax.eval_shape(self.model().init, jax.random.key(0), rows, rows)
-        weights = {jax.tree_util.keystr(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        leaves = [(jax.tree_util.keystr(path), leaf.size) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+        weights = {path: size for path, size in leaves if "kernel" in path}
         # Every weight meets the n rows of a batch, and those of the joint critic's later layers its n² pairs.
         on_rows = sum(size for path, size in weights.items() if self.critic != "joint" or "PairDense" in path)
         products = self.batch * on_rows + self.batch**2 * (sum(weights.values()) - on_rows)

@@ -1,4 +1,4 @@
-"""What the joint critic's first layer saves: a training step against the same critic on concatenated rows, in one process.
+"""Training steps side by side, in one process: what the joint critic's first layer saves, and what generative models cost.
 
     python -m benchmarks.throughput --out DIR
 
@@ -51,9 +51,13 @@ class Step(NamedTuple):
     temporary_bytes: int
 
 
-def compiled_step(critic: nn.Module, dim: int) -> Step:
-    """One training step of SMILE at batch 64, sampling and optimiser included."""
-    model = models.discriminative(critic, estimators.smile())
+def smile(critic: nn.Module) -> models.Model:
+    """SMILE with this critic."""
+    return models.discriminative(critic, estimators.smile())
+
+
+def compiled_step(model: models.Model, dim: int) -> Step:
+    """One training step at batch 64, sampling and optimiser included."""
     task = tasks.gaussian(dim, 2.0)
     recipe = training.trainer(model, lambda key, _: task.sample(key, BATCH))
     state: Any = jax.jit(recipe.init)(jax.random.key(0))
@@ -82,26 +86,49 @@ def take_turns(one: Step, other: Step, rounds: int, steps: int) -> tuple[np.ndar
     return np.array(times[::2]), np.array(times[1::2])
 
 
-def line(dim: int, hidden: tuple[int, ...], rounds: int, steps: int) -> list[str]:
-    """The table's line for inputs of `dim` + `dim` dimensions."""
-    split, plain = compiled_step(networks.JointCritic(hidden), dim), compiled_step(ConcatenatedCritic(hidden), dim)
-    for step in (split, plain):
+class Comparison(NamedTuple):
+    """Two models whose training steps are timed against each other, on inputs of `dim` + `dim` dimensions."""
+
+    dim: int
+    ours: tuple[str, models.Model]
+    other: tuple[str, models.Model]
+
+
+def line(comparison: Comparison, rounds: int, steps: int) -> list[str]:
+    """The table's line for a comparison."""
+    (our_name, our_model), (other_name, other_model) = comparison.ours, comparison.other
+    one, other = compiled_step(our_model, comparison.dim), compiled_step(other_model, comparison.dim)
+    for step in (one, other):
         step.call(2)
-    ours, theirs = take_turns(split, plain, rounds, steps)
+    ours, theirs = take_turns(one, other, rounds, steps)
     ratios = theirs / ours
     return [
-        f"{dim} + {dim}",
-        f"{len(hidden)}x{hidden[0]}",
-        f"{np.median(ours):.1f}",
-        f"{np.median(theirs):.1f}",
+        f"{comparison.dim} + {comparison.dim}",
+        f"{our_name} / {other_name}",
+        f"{np.median(ours):.2f} / {np.median(theirs):.2f}",
         f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})",
-        f"{split.temporary_bytes / 2**20:.1f}",
-        f"{plain.temporary_bytes / 2**20:.1f}",
-        f"{split.compile_seconds:.1f} / {plain.compile_seconds:.1f}",
+        f"{one.temporary_bytes / 2**20:.1f} / {other.temporary_bytes / 2**20:.1f}",
+        f"{one.compile_seconds:.1f} / {other.compile_seconds:.1f}",
     ]
 
 
-HEADER = ["d", "hidden", "ours, ms", "concatenated, ms", "ratio", "ours, MiB", "concatenated, MiB", "compile, s"]
+HEADER = ["d", "one / other", "a step, ms", "other / one", "temporary MiB", "compile, s"]
+
+
+def comparisons() -> dict[str, list[Comparison]]:
+    """Heading -> its comparisons."""
+    joint, concatenated = smile(networks.JointCritic()), smile(ConcatenatedCritic((256, 256)))
+    first_layer = [Comparison(dim, ("ours", joint), ("concatenated", concatenated)) for dim in (20, 512)]
+    critics = {f"joint {n}x256": smile(networks.JointCritic((256,) * n)) for n in (2, 3)}
+    critics["separable 2x256"] = smile(networks.SeparableCritic())
+    generative = {"GM": models.gm(), "BA": models.ba(lambda x: -0.5 * (x**2).sum(axis=1)), "DoE": models.doe()}
+    against = [("GM", critic) for critic in critics] + [(name, "joint 2x256") for name in ("BA", "DoE")]
+    return {
+        "The joint critic's first layer: ours, and the same critic on concatenated rows": first_layer,
+        "Generative models, with the paper's flows, and critics": [
+            Comparison(tasks.PAPER_DIM, (name, generative[name]), (critic, critics[critic])) for name, critic in against
+        ],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,18 +140,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with cli.clear_errors(parser):
         options.out.mkdir(parents=True, exist_ok=True)
-    lines = [line(dim, (256, 256), options.rounds, options.steps) for dim in (20, 512)]
-    text = (
-        "# The joint critic's first layer\n\n"
-        f"A training step at n = {BATCH}: ours, and the same critic on concatenated rows.\n"
-        f"Times are medians of {options.rounds} turns of {options.steps} steps, the ratio is their median (and range);\n"
-        f"memory is the compiler's temporary memory. On {machine.description()}.\n"
-        "Written by `python -m benchmarks.throughput`.\n\n"
-        + tabulate(lines, HEADER, tablefmt="github", disable_numparse=True)
-        + "\n"
-    )
+    parts = [
+        f"# Training steps, side by side\n\n"
+        f"A training step at n = {BATCH}, sampling, optimiser and read-outs included, on one device. Times are medians of\n"
+        f"{options.rounds} turns of {options.steps} steps, the ratio is their median (and range); memory is the compiler's\n"
+        f"temporary memory. On {machine.description()}.\n"
+        "Written by `python -m benchmarks.throughput`.\n"
+    ]
+    for heading, compared in comparisons().items():
+        lines = [line(comparison, options.rounds, options.steps) for comparison in compared]
+        parts.append(f"## {heading}\n\n" + tabulate(lines, HEADER, tablefmt="github", disable_numparse=True) + "\n")
+    text = "\n".join(parts)
     print(text)
-    (options.out / "joint_critic.md").write_text(text)
+    (options.out / "steps.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -72,10 +72,10 @@ def test_importing_pulls_in_nothing_heavy_and_touches_no_device():
 def test_the_readmes_examples_run(capsys):
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     scope = {"__name__": "readme"}
-    for block in blocks:  # one after the other: the last goes on from the second
+    for block in blocks:  # one after the other: the later ones go on from the second
         exec(compile(block, "README.md", "exec"), scope)
     estimates = [float(number) for number in re.findall(r"(\d+\.\d+) nats", capsys.readouterr().out)]
-    assert len(estimates) == 6
+    assert len(estimates) == 7
     assert all(1.0 < estimate < 3.0 for estimate in estimates)  # of 2 nats

@@ -155,14 +155,42 @@ def test_the_command_runs_what_is_missing_and_draws(tmp_path, capsys, monkeypatc
 def test_the_quick_preset_tells_the_papers_story(tmp_path, monkeypatch):
     """Must-show 1: at the last stage CPC is at or below log 64, and NWJ varies over 3 times as much as SMILE (τ = 1)."""
     monkeypatch.setattr(machine, "use_all_cores", lambda: None)
-    cells = [cell for cell in gaussian.QUICK if cell.task == "gaussian" and cell.objective != "mine"]
+    cells = [cell for cell in gaussian.QUICK if cell.task == "gaussian" and cell.objective not in ("mine", "gm")]
     gaussian.run_missing(cells, 2, tmp_path)
     found = list(rows.read_all(tmp_path))
-    curves = summary.curves(found, summary.setting_of(found[0]))
+    curves = summary.curves(found, summary.Setting("gaussian", "separable", (256, 256)))
     last = {name: summary.stages(summary.finite(runs), summary.protocol(found)) for name, runs in curves.items()}
     for curve in curves["cpc"]:
         assert curve.history.mean[-gaussian.BLOCKS :].max() <= np.log(64)
     assert last["nwj"].variance[:, -1].mean() > 3 * last["smile_1"].variance[:, -1].mean()
+
+
+def test_generative_cells_run_beside_critics(tmp_path, capsys, monkeypatch):
+    """A Figure 1 for each depth of critics, the flows in each; figures and a table of their own for the flows."""
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+    run(tmp_path, "--objectives", "infonce", "gm")
+    out = capsys.readouterr().out
+    assert "6 runs to do" in out
+    assert "gaussian realnvp 2x100 gm" in out
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert {"figure1-2x256.png", "figure7-separable-2x256.png", "figure7-realnvp-2x100.png"} <= drawn
+    assert "figure1-2x100.png" not in drawn
+    table = (tmp_path / "table2.md").read_text()
+    assert "## Gaussian, RealNVP, 2x100" in table
+    assert "| GM (flows)" in table
+
+
+def test_the_floor_is_the_variance_of_a_mean_of_exact_log_ratios():
+    floor = summary.protocol_of(gaussian.Cell().config(0)).floor()
+    np.testing.assert_allclose(floor, [0.057, 0.103, 0.141, 0.172, 0.198], atol=5e-4)  # of STATISTICS.md, d = 20, n = 64
+
+
+def test_the_products_of_a_step_are_counted():
+    joint = gaussian.Cell(hidden=(256, 256)).products()
+    assert joint == 3 * 2 * (64 * 40 * 256 + 64**2 * (256 * 256 + 256))
+    ba = gaussian.Cell(critic="realnvp", hidden=(100, 100), objective="ba").products()
+    kept, moved, context = 10, 10, 20
+    assert ba == 3 * 2 * 64 * 5 * ((kept + context) * 100 + 100 * 100 + 100 * 2 * moved)
 
 
 def test_cells_over_the_limit_are_skipped_and_listed(tmp_path, capsys, monkeypatch):
@@ -199,7 +227,7 @@ def stopped(call, capsys):
         (["--limit", "0"], "expected a number above 0, got 0"),
         (["--limit", "nan"], "expected a number above 0, got nan"),
         (["--critics", "bilinear"], "invalid choice: 'bilinear'"),
-        (["--hidden", "3"], "no cell of preset quick is selected; it has gaussian separable 2x256 infonce"),
+        (["--critics", "joint"], "no cell of preset quick is selected; it has gaussian separable 2x256 infonce"),
     ],
 )
 def test_bad_options(options, message, tmp_path, capsys, monkeypatch):
