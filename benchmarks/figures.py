@@ -213,6 +213,9 @@ def _cell(ours: np.ndarray, theirs: Sequence[float]) -> str:
     if not len(ours):
         return "–"
     spread = f" ± {_number(ours.std(ddof=1))}" if len(ours) > 1 else ""
+    median = np.median(ours)
+    if len(ours) >= 5 and ours.std(ddof=1) > abs(median) / 2:
+        spread += f", median {_number(median)}"
     return _number(ours.mean()) + spread + (f" ({'; '.join(_number(value) for value in theirs)})" if theirs else "")
 
 
@@ -237,13 +240,15 @@ Written by `python -m benchmarks.gaussian` from the rows beside it; `python -m b
 - **Bias** is the mean estimate − truth: negative is too low; the paper prints |bias|. **Variance** is that *over the
   iterations* of one run (batch variance and drift), not between seeds. **MSE** is bias² + variance; the paper's is not,
   in many cells.
-- A cell: mean over seeds ± standard deviation between seeds; in parentheses the paper's figure and, where there is one,
-  that of an independent implementation (one seed). The paper's Table 2 is for the joint critic, evidently with three
+- A cell: mean over seeds ± standard deviation between seeds, and the median of five seeds or more where that deviation is
+  over half of it (one batch of one seed can then decide the mean); in parentheses the paper's figure and, where there is
+  one, that of an independent implementation (one seed). The paper's Table 2 is for the joint critic, evidently with three
   hidden layers, and it has no line for GM.
 - **dρ²/n** is the variance of a batch mean of n exact log ratios. What averages log r over the joint pairs cannot be below
   it without being wrong about log r, as CPC at its ceiling is.
 - RealNVP: five coupling layers, the sizes are those of each conditioner. GM learns p(x, y), p(x) and p(y); BA q(x | y),
-  and is told p(x); DoE q(x | y) and q(x). On Cubic y³ goes in as it is, not standardised.
+  and is told p(x); DoE q(x | y) and q(x). On Cubic y³ goes in as it is, not standardised. A flow starts as the standard
+  normal, which *is* p(x), and on Gaussian p(y): there the marginals need no learning, which favours GM and DoE.
 - All settings of a seed see the same batches, so their differences are less noisy than their values.
 - Made with {versions}, on {machines}; code at {commits}.
 """

@@ -75,6 +75,12 @@ class Cell:
     every: int = tasks.PAPER_STAGE
     learning_rate: float = 5e-4
 
+    def __post_init__(self) -> None:
+        if (self.objective in GENERATIVE) != (self.critic == FLOW):
+            raise ValueError(
+                f"generative objectives, and they alone, go with {FLOW}, got {self.objective} and {self.critic}"
+            )
+
     @property
     def steps(self) -> int:
         """Training steps of a run."""

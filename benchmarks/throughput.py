@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from tabulate import tabulate
 
 from benchmarks import cli, machine
+from benchmarks.gaussian import GENERATIVE
 from mi_jax import estimators, models, networks, tasks, training
 
 BATCH = 64
@@ -121,8 +122,8 @@ def comparisons() -> dict[str, list[Comparison]]:
     first_layer = [Comparison(dim, ("ours", joint), ("concatenated", concatenated)) for dim in (20, 512)]
     critics = {f"joint {n}x256": smile(networks.JointCritic((256,) * n)) for n in (2, 3)}
     critics["separable 2x256"] = smile(networks.SeparableCritic())
-    generative = {"GM": models.gm(), "BA": models.ba(lambda x: -0.5 * (x**2).sum(axis=1)), "DoE": models.doe()}
-    against = [("GM", critic) for critic in critics] + [(name, "joint 2x256") for name in ("BA", "DoE")]
+    generative = {name: build((100, 100)) for name, build in GENERATIVE.items()}
+    against = [("gm", critic) for critic in critics] + [(name, "joint 2x256") for name in ("ba", "doe")]
     return {
         "The joint critic's first layer: ours, and the same critic on concatenated rows": first_layer,
         "Generative models, with the paper's flows, and critics": [

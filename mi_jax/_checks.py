@@ -85,6 +85,21 @@ def instance(value: Any, kind: type, name: str) -> None:
         raise TypeError(f"{name} must be {article} {kind.__name__}, got {got}")
 
 
+def same_rows(**rows: Any) -> None:
+    """Refuse arrays that do not hold the same number of rows, at least one: they would be spread over each other."""
+    counts = {name: array.shape[0] if array.ndim else None for name, array in rows.items()}
+    if len(set(counts.values())) > 1 or not all(counts.values()):
+        raise ValueError(
+            f"{' and '.join(counts)} must hold the same number of rows, at least 1, got {list(counts.values())}"
+        )
+
+
+def positive(value: Any, name: str) -> None:
+    """Refuse a concrete number that is not finite and above 0."""
+    if not (scalar(value, name) > 0 and np.isfinite(value)):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
 def positive_int(value: Any, name: str) -> int:
     """`value` as an int, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

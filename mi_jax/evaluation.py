@@ -16,7 +16,8 @@ class Normaliser(NamedTuple):
     Attributes:
       log_mean: log E_{Q_n}[r], in nats; 0 for a valid density ratio.
       effective_pairs: (Σ r)² / Σ r², how many of the pairs carry the mean. Where it is a handful, `log_mean` says nothing:
-        most of E_Q[r] lies in pairs so rare that none was seen, and the mean is then too low, for a valid ratio too.
+        most of E_Q[r] lies in pairs so rare that none was seen, and the mean is then too low, for a valid ratio too. Many do
+        not prove that all of E_Q[r] was seen; a negative `log_mean` alone convicts no ratio.
     """
 
     log_mean: Float[Array, ""]
@@ -28,8 +29,9 @@ def normaliser(model: Model, params: Any, x: Float[Array, "n ..."], y: Float[Arr
 
     Formula: log (1/n) Σ_i r(x_i, y_{i+1}), the last x with the first y: n pairs from Q, and n evaluations.
 
-    Barber–Agakov ratios are valid whatever the parameters; those of a critic and of I_GM only at the optimum (Table 1). This
-    is the ratio as the model gives it, before any projection: for those see `mi_jax.projections`.
+    Barber–Agakov ratios are valid whatever the parameters, those of I_GM and of NWJ, TUBA, JS and SMILE critics at the
+    optimum. This is the ratio as the model gives it, before any projection (`mi_jax.projections`); DV, MINE and InfoNCE
+    leave a constant or a function of x free in theirs, so that it is valid after projection only.
 
     Args:
       model: any model.
@@ -58,6 +60,6 @@ def normaliser(model: Model, params: Any, x: Float[Array, "n ..."], y: Float[Arr
     _checks.instance(model, Model, "model")
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
-    log_ratio = model.log_ratio(params, x, jnp.roll(y, -1, axis=0))
+    log_ratio = _checks.floating(model.log_ratio(params, x, jnp.roll(y, -1, axis=0)), "log_ratio")
     log_sum = jax.nn.logsumexp(log_ratio)
     return Normaliser(log_sum - jnp.log(len(x)), jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * log_ratio)))

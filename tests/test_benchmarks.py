@@ -1,9 +1,10 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import figures, gaussian, machine, paper, rows, summary
+from benchmarks import figures, gaussian, machine, paper, rows, summary, throughput
 
 TINY = gaussian.Cell(critic="separable", hidden=(16,), every=80, objective="logistic")
 
@@ -178,11 +179,43 @@ def test_generative_cells_run_beside_critics(tmp_path, capsys, monkeypatch):
     table = (tmp_path / "table2.md").read_text()
     assert "## Gaussian, RealNVP, 2x100" in table
     assert "| GM (flows)" in table
+    assert table.count("| dρ²/n, n exact log ratios |") == 2
 
 
 def test_the_floor_is_the_variance_of_a_mean_of_exact_log_ratios():
     floor = summary.protocol_of(gaussian.Cell().config(0)).floor()
     np.testing.assert_allclose(floor, [0.057, 0.103, 0.141, 0.172, 0.198], atol=5e-4)  # of STATISTICS.md, d = 20, n = 64
+
+
+@pytest.mark.parametrize("name", gaussian.GENERATIVE)
+def test_every_generative_objective_starts_at_zero_and_is_named_after_itself(name):
+    x, y = gaussian.TASKS["gaussian"](20, 2.0).sample(jax.random.key(0), 64)
+    model = gaussian.GENERATIVE[name]((7, 7))
+    params = model.init(jax.random.key(1), x, y)
+    _, (_, nats) = model.loss(params, (), x, y)
+    assert list(nats) == [name]
+    assert nats[name] == pytest.approx(0.0, abs=1e-4)
+    assert {leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim == 2} >= {7}
+
+
+def test_the_paper_preset_holds_everything_on_both_tasks():
+    held = {(cell.task, cell.objective) for cell in gaussian.PAPER}
+    assert held == {(task, objective) for task in ("gaussian", "cubic") for objective in gaussian.OBJECTIVES}
+    costs = {gaussian._Cost._kind(cell) for cell in gaussian.PAPER if cell.critic == gaussian.FLOW}
+    assert len(costs) == 3
+    for wrong in ({"objective": "gm"}, {"critic": "realnvp"}):
+        with pytest.raises(ValueError, match="generative objectives, and they alone, go with realnvp"):
+            gaussian.Cell(**wrong)
+
+
+def test_throughput_writes_ratios_of_the_second_over_the_first(tmp_path, monkeypatch):
+    slow, fast = gaussian.GENERATIVE["gm"]((200, 200)), gaussian.GENERATIVE["ba"]((8,))
+    compared = {"A heading": [throughput.Comparison(4, ("fast", fast), ("slow", slow))]}
+    monkeypatch.setattr(throughput, "comparisons", lambda: compared)
+    throughput.main(["--out", str(tmp_path), "--rounds", "3", "--steps", "3"])
+    line = (tmp_path / "steps.md").read_text().strip().split("\n")[-1]
+    assert "| fast / slow" in line
+    assert float(line.split("|")[4].split()[0]) > 1.5
 
 
 def test_the_products_of_a_step_are_counted():

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mi_jax import _checks
 from mi_jax.models.base import Model
-from mi_jax.networks import JointRealNVP, RealNVP
+from mi_jax.networks import Flow, JointRealNVP, RealNVP
 
 LogDensity = Float[Array, " n"]
 
@@ -36,8 +36,9 @@ def gm(joint: nn.Module | None = None, marginal_x: nn.Module | None = None, marg
     Formula: loss = -E_P[log p_θ(x, y) + log p_φ(x) + log p_ψ(y)];
     log ratio = log p_θ(x, y) - log p_φ(x) - log p_ψ(y), in nats, and its mean the read-out.
 
-    The ratio is a valid one, E_Q[r] = 1, only at the optimum (Table 1: tr → ∞), and the estimate is no bound: it is
-    I - KL(p ‖ p_θ) + KL(p ‖ p_φ) + KL(p ‖ p_ψ). No pairs off the diagonal are needed, so a batch costs n evaluations.
+    The ratio is sure to be a valid one, E_Q[r] = 1, only at the optimum (Table 1: tr → ∞; exact marginals are enough), and
+    the estimate is no bound: its mean is I - KL(p ‖ p_θ) + KL(p ‖ p_φ) + KL(p ‖ p_ψ), each of its own variables. No pairs
+    off the diagonal are needed, so a batch costs n evaluations. Standardise the data.
 
     Args:
       joint: a density with `__call__(x, y) -> (n,)`, `networks.JointRealNVP()` by default, the paper's flow.
@@ -48,8 +49,8 @@ def gm(joint: nn.Module | None = None, marginal_x: nn.Module | None = None, marg
       A `Model` with the read-out "gm".
 
     Raises:
-      TypeError: if a density is no Flax module.
-      ValueError: at its first call, if a density does not give one number a row.
+      TypeError: if a density is no Flax module, or one of the other kind: a joint one where a conditional one is wanted.
+      ValueError: at its first call, if a density does not give one number a row, or x and y differ in rows.
 
     Example:
       >>> import jax
@@ -64,9 +65,9 @@ def gm(joint: nn.Module | None = None, marginal_x: nn.Module | None = None, marg
     Source: Song & Ermon (2020), Eq. 9 and Table 1.
     """
     parts = {
-        "joint": _Part(joint or JointRealNVP(), "xy", 1.0),
-        "marginal_x": _Part(marginal_x or RealNVP(), "x", -1.0),
-        "marginal_y": _Part(marginal_y or RealNVP(), "y", -1.0),
+        "joint": _Part(_density(joint, "joint", JointRealNVP, other=Flow), "xy", 1.0),
+        "marginal_x": _Part(_density(marginal_x, "marginal_x", RealNVP, other=JointRealNVP), "x", -1.0),
+        "marginal_y": _Part(_density(marginal_y, "marginal_y", RealNVP, other=JointRealNVP), "y", -1.0),
     }
     return _quotient("gm", parts)
 
@@ -80,8 +81,8 @@ def ba(log_marginal: Callable[[Array], LogDensity], conditional: nn.Module | Non
     MI by E_{P(Y)}[KL(p(x | y) ‖ q(x | y))]. No pairs off the diagonal are needed, so a batch costs n evaluations.
 
     Args:
-      log_marginal: the known log p(x) of n rows, (n, *x_shape) -> (n,), in nats. A density that is not p(x) makes the
-        estimate too high by its KL divergence from p(x).
+      log_marginal: the known log p(x) of n rows, (n, *x_shape) -> (n,), in nats. With another density m(x) the estimate is
+        higher by KL(p ‖ m), and no bound.
       conditional: a density with `__call__(x, y) -> (n,)`, log q(x | y): `networks.RealNVP()` by default, or for instance
         `networks.ConditionalGaussian()`.
 
@@ -89,8 +90,8 @@ def ba(log_marginal: Callable[[Array], LogDensity], conditional: nn.Module | Non
       A `Model` with the read-out "ba".
 
     Raises:
-      TypeError: if `log_marginal` is not callable or `conditional` no Flax module.
-      ValueError: at its first call, if either does not give one number a row.
+      TypeError: if `log_marginal` is not callable, or `conditional` no Flax module or a joint density.
+      ValueError: at its first call, if either does not give one number a row, or x and y differ in rows.
 
     Example:
       >>> import jax
@@ -105,7 +106,11 @@ def ba(log_marginal: Callable[[Array], LogDensity], conditional: nn.Module | Non
     """
     if not callable(log_marginal) or isinstance(log_marginal, nn.Module):
         raise TypeError(f"log_marginal must be a function of x, got {type(log_marginal).__name__}")
-    return _quotient("ba", {"conditional": _Part(conditional or RealNVP(), "xy", 1.0)}, log_marginal)
+    return _quotient(
+        "ba",
+        {"conditional": _Part(_density(conditional, "conditional", RealNVP, other=JointRealNVP), "xy", 1.0)},
+        log_marginal,
+    )
 
 
 def doe(conditional: nn.Module | None = None, marginal: nn.Module | None = None) -> Model:
@@ -114,8 +119,9 @@ def doe(conditional: nn.Module | None = None, marginal: nn.Module | None = None)
     Formula: loss = -E_P[log q(x | y) + log q(x)]; log ratio = log q(x | y) - log q(x), in nats, and its mean the read-out:
     the cross-entropy of q(x) less that of q(x | y).
 
-    Each cross-entropy is an upper bound of its entropy; their difference is no bound, and the ratio a valid one only where
-    q(x) is p(x). No pairs off the diagonal are needed, so a batch costs n evaluations; and no density of y.
+    Each cross-entropy is an upper bound of its entropy; their difference is no bound, and the ratio is sure to be a valid
+    one only where q(x) is p(x). No pairs off the diagonal are needed, so a batch costs n evaluations; and no density of y.
+    Standardise the data.
 
     Args:
       conditional: a density with `__call__(x, y) -> (n,)`, log q(x | y); `networks.RealNVP()` by default.
@@ -125,8 +131,8 @@ def doe(conditional: nn.Module | None = None, marginal: nn.Module | None = None)
       A `Model` with the read-out "doe".
 
     Raises:
-      TypeError: if a density is no Flax module.
-      ValueError: at its first call, if a density does not give one number a row.
+      TypeError: if a density is no Flax module, or one of the other kind: a joint one where a conditional one is wanted.
+      ValueError: at its first call, if a density does not give one number a row, or x and y differ in rows.
 
     Example:
       >>> import jax
@@ -139,23 +145,34 @@ def doe(conditional: nn.Module | None = None, marginal: nn.Module | None = None)
     Source: McAllester & Stratos (2018), "Formal limitations on the measurement of mutual information".
     """
     parts = {
-        "conditional": _Part(conditional or RealNVP(), "xy", 1.0),
-        "marginal": _Part(marginal or RealNVP(), "x", -1.0),
+        "conditional": _Part(_density(conditional, "conditional", RealNVP, other=JointRealNVP), "xy", 1.0),
+        "marginal": _Part(_density(marginal, "marginal", RealNVP, other=JointRealNVP), "x", -1.0),
     }
     return _quotient("doe", parts)
 
 
+def _density(given: Any, role: str, default: type[nn.Module], other: type[nn.Module]) -> nn.Module:
+    """`given`, or the default for None; none of the `other` kind, whose variables would shift the estimate by an entropy."""
+    density = default() if given is None else given
+    _checks.instance(density, nn.Module, role)
+    if isinstance(density, other):
+        raise TypeError(
+            f"{role} must be a density like {default.__name__}, not one of other variables, {type(given).__name__}"
+        )
+    return density
+
+
 def _quotient(name: str, parts: Mapping[str, _Part], log_marginal: Callable[[Array], LogDensity] | None = None) -> Model:
     """The model whose log ratio is the signed sum of its densities, less the known log marginal of x if there is one."""
-    for role, part in parts.items():
-        _checks.instance(part.density, nn.Module, role)
 
     def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
+        _checks.same_rows(x=x, y=y)
         keys = jax.random.split(key, len(parts))
         each = zip(parts.items(), keys, strict=True)
         return {role: part.density.init(own_key, *part.arguments(x, y)) for (role, part), own_key in each}
 
     def log_densities(params: Any, x: Array, y: Array) -> dict[str, LogDensity]:
+        _checks.same_rows(x=x, y=y)
         made = {role: part.density.apply(params[role], *part.arguments(x, y)) for role, part in parts.items()}
         return {role: _one_a_row(log_density, x, role) for role, log_density in made.items()}
 

@@ -17,8 +17,8 @@ from mi_jax import _checks
 from mi_jax.networks.mlp import MLP, flatten_rows
 
 PAPER_CONDITIONER = (100, 100)
-# e^±3 a layer: no scale that data in standard units ask for is out of reach, and five layers multiply a row by at most
-# e^15, so that its square and the gradients stay far inside float32 however far out the row lies.
+# e^±3 a layer, and each coordinate is moved by two or three of five layers: ample for data in standard units, and little
+# enough for values and gradients to stay finite at rows a million standard deviations out (tested at random parameters).
 LOG_SCALE_BOUND = 3.0
 
 Rows = Float[Array, "n d"]
@@ -33,7 +33,7 @@ class Standardize(NamedTuple):
 
     Attributes:
       mean: (d,) what is taken off.
-      scale: (d,) what is divided by; positive.
+      scale: (d,) what is divided by; positive. Rows of another dimension raise a ValueError.
 
     Example:
       >>> import jax.numpy as jnp
@@ -53,24 +53,32 @@ class Standardize(NamedTuple):
         """The one that gives these rows mean 0 and standard deviation 1 in every coordinate.
 
         Raises:
-          ValueError: if a coordinate is constant or not finite.
+          ValueError: if a coordinate is not finite, or constant but for rounding.
         """
-        flat = flatten_rows(_checks.floating(rows, "rows"))
-        mean, scale = flat.mean(axis=0), flat.std(axis=0)
-        bad = ~(jnp.isfinite(mean) & (scale > 0) & jnp.isfinite(scale))
+        array = _checks.floating(rows, "rows")
+        flat = np.asarray(flatten_rows(array), np.float64)  # so that the mean of equal numbers is that number
+        with np.errstate(invalid="ignore"):
+            mean, scale = flat.mean(axis=0), flat.std(axis=0)
+            noise = 4 * float(jnp.finfo(rows.dtype).eps) * np.abs(flat).max(axis=0)
+            bad = ~(np.isfinite(mean) & np.isfinite(scale) & (scale > noise))
         if bad.any():
-            raise ValueError(f"rows must be finite and vary in every coordinate, but not so in coordinate {jnp.argmax(bad)}")
-        return cls(mean, scale)
+            raise ValueError(f"rows must be finite and vary in every coordinate, but not so in coordinate {np.argmax(bad)}")
+        return cls(jnp.asarray(mean, array.dtype), jnp.asarray(scale, array.dtype))
 
     def forward_and_log_det(self, x: Rows, context: Context | None = None) -> tuple[Rows, LogDet]:  # noqa: ARG002
         """From data to standard units."""
-        return (x - self.mean) / self.scale, self._log_det(x)
+        log_det = self._log_det(x)
+        return (x - self.mean) / self.scale, log_det
 
     def inverse_and_log_det(self, z: Rows, context: Context | None = None) -> tuple[Rows, LogDet]:  # noqa: ARG002
         """From standard units to data."""
-        return z * self.scale + self.mean, -self._log_det(z)
+        log_det = self._log_det(z)
+        return z * self.scale + self.mean, -log_det
 
     def _log_det(self, rows: Rows) -> LogDet:
+        shapes = jnp.shape(self.mean), jnp.shape(self.scale)
+        if shapes != (rows.shape[1:],) * 2:
+            raise ValueError(f"mean and scale must have one entry per coordinate, shape {rows.shape[1:]}, got {shapes}")
         return jnp.broadcast_to(-jnp.log(self.scale).sum(), rows.shape[:1])
 
 
@@ -83,7 +91,7 @@ class ConditionalAffine(nn.Module):
 
     Attributes:
       hidden: sizes of the conditioner's hidden layers, ReLU; the paper's two of 100 by default.
-      log_scale_bound: the largest |s|.
+      log_scale_bound: the largest |s|; positive.
 
     Source: Dinh et al. (2016), Eqs. 7 and 8.
     """
@@ -104,9 +112,13 @@ class ConditionalAffine(nn.Module):
     @nn.compact
     def _condition(self, rows: Rows, context: Context | None) -> tuple[Rows, Rows]:
         """Shift and log-scale for each of these rows, of which only the shape counts."""
+        _checks.positive(self.log_scale_bound, "log_scale_bound")
+        if context is not None:
+            _checks.same_rows(rows=rows, context=context)
         # Where there is nothing to depend on, a constant stands in: shift and scale are then numbers to be learned.
         given = jnp.ones_like(rows[:, :1]) if context is None or context.shape[1] == 0 else context
-        made = MLP(self.hidden, 2 * rows.shape[1], nn.initializers.zeros_init(), name="conditioner")(given)
+        name = "conditioner" if given is context else "unconditional"
+        made = MLP(self.hidden, 2 * rows.shape[1], nn.initializers.zeros_init(), name=name)(given)
         shift, log_scale = jnp.split(made, 2, axis=-1)
         return shift, self.log_scale_bound * jnp.tanh(log_scale / self.log_scale_bound)
 
@@ -156,7 +168,7 @@ def alternating_mask(layer: int, dim: int, boundary: int | None = None) -> Bool[
     Args:
       layer: the layer's number, counted from 0.
       dim: d, at least 1.
-      boundary: where the halves part; d // 2 by default.
+      boundary: where the halves part, from 1 to d - 1; d // 2 by default.
 
     Returns:
       (d,) mask, true for what stays. In one dimension nothing does, or the layer would do nothing.
@@ -170,10 +182,15 @@ def alternating_mask(layer: int, dim: int, boundary: int | None = None) -> Bool[
       [1 0 1 0 1]
       [0 1 0 1 0]
 
-    Source: Dinh et al. (2014), Section 3.3; Song & Ermon (2020) do not say theirs.
+    Raises:
+      ValueError: if `dim` is less than 1, or `boundary` leaves one side empty.
+
+    Source: Dinh et al. (2014), Section 3.2; Song & Ermon (2020) do not say theirs.
     """
-    if dim == 1:
+    if _checks.positive_int(dim, "dim") == 1:
         return np.zeros(1, bool)
+    if boundary is not None and not 1 <= boundary < dim:
+        raise ValueError(f"boundary must lie from 1 to {dim - 1}, so that {dim} coordinates have two sides, got {boundary}")
     places = np.arange(dim)
     halves = places < (dim // 2 if boundary is None else boundary)
     mask = halves if layer % 4 < 2 else places % 2 == 0

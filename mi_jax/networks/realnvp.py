@@ -6,13 +6,14 @@ density's `__call__(x, y)` is log p(x, y). Rows may have any shape. The generati
 
 import functools
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from mi_jax import _checks
 from mi_jax.networks.bijections import (
     LOG_SCALE_BOUND,
     PAPER_CONDITIONER,
@@ -45,6 +46,7 @@ class Flow(nn.Module):
 
     def forward_and_log_det(self, x: Rows, context: Context | None = None) -> tuple[Rows, LogDet]:
         """From data to latent, z = f(x; context), and log |det dz/dx|."""
+        x, context = _vectors(x=x, context=context)
         log_det = jnp.zeros(x.shape[:1], x.dtype)
         for bijection in self.bijections:
             x, change = bijection.forward_and_log_det(x, context)
@@ -53,6 +55,7 @@ class Flow(nn.Module):
 
     def inverse_and_log_det(self, z: Rows, context: Context | None = None) -> tuple[Rows, LogDet]:
         """From latent to data, x = f⁻¹(z; context), and log |det dx/dz|."""
+        z, context = _vectors(z=z, context=context)
         log_det = jnp.zeros(z.shape[:1], z.dtype)
         for bijection in reversed(self.bijections):
             z, change = bijection.inverse_and_log_det(z, context)
@@ -61,19 +64,28 @@ class Flow(nn.Module):
 
     def log_prob(self, x: Float[Array, "n ..."], context: Float[Array, "n ..."] | None = None) -> Float[Array, " n"]:
         """The log density of each row, log p(x | context), in nats."""
-        z, log_det = self.forward_and_log_det(flatten_rows(x), None if context is None else flatten_rows(context))
+        z, log_det = self.forward_and_log_det(x, context)
         return jax.scipy.stats.norm.logpdf(z).sum(axis=1) + log_det
 
     def sample(
         self, key: PRNGKeyArray, shape: Sequence[int], context: Float[Array, "n ..."] | None = None
     ) -> Float[Array, "n ..."]:
         """Draws of this shape, (n, *row's shape), one for each row of the context if there is one."""
-        z = flatten_rows(jax.random.normal(key, shape))
-        x, _ = self.inverse_and_log_det(z, None if context is None else flatten_rows(context))
+        x, _ = self.inverse_and_log_det(jax.random.normal(key, shape), context)
         return x.reshape(shape)
 
     def __call__(self, x: Float[Array, "n ..."], context: Float[Array, "n ..."] | None = None) -> Float[Array, " n"]:
         return self.log_prob(x, context)
+
+
+def _vectors(**rows: Any) -> list[Any]:
+    """The arguments as equally many vectors of at least float32, None as None.
+
+    A coupling layer would round others again and again, and integers to integers.
+    """
+    given = {name: _checks.floating(value, name) for name, value in rows.items() if value is not None}
+    _checks.same_rows(**given)
+    return [flatten_rows(given[name]) if name in given else None for name in rows]
 
 
 class RealNVP(Flow):
@@ -85,11 +97,14 @@ class RealNVP(Flow):
     dimension there is nothing to couple: it is then a Gaussian, whose mean and scale depend on the context.
 
     Attributes:
-      layers: coupling layers; the paper's 5 by default.
+      layers: coupling layers, at least 1; the paper's 5 by default.
       hidden: sizes of each conditioner's hidden layers, ReLU; the paper's two of 100 by default.
-      log_scale_bound: the largest |log-scale| of a layer.
+      log_scale_bound: the largest |log-scale| of a layer. It is meant for data in standard units; five layers move a
+        coordinate two or three times, so scales beyond e^6 to e^9 of them are out of reach.
       boundary: where the halves of the masks part; in the middle by default.
-      standardize: a fixed bijection before the layers, for data not in standard units; none by default.
+      standardize: a fixed bijection before the layers, for data in other units; none by default.
+
+    Rows are floating; integers are refused, since a density of them has no meaning.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -111,6 +126,7 @@ class RealNVP(Flow):
     standardize: Standardize | None = None
 
     def setup(self) -> None:
+        _checks.positive_int(self.layers, "layers")
         masks = [functools.partial(alternating_mask, layer, boundary=self.boundary) for layer in range(self.layers)]
         self.couplings = [AffineCoupling(mask, self.hidden, self.log_scale_bound) for mask in masks]
 
@@ -147,7 +163,7 @@ class JointRealNVP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "n ..."]) -> Float[Array, " n"]:
-        x, y = flatten_rows(x), flatten_rows(y)
+        x, y = _vectors(x=x, y=y)
         flow = RealNVP(self.layers, self.hidden, self.log_scale_bound, boundary=x.shape[1], standardize=self.standardize)
         return flow(jnp.concatenate([x, y], axis=1))
 
@@ -161,7 +177,8 @@ class ConditionalGaussian(Flow):
 
     Attributes:
       hidden: sizes of the network's hidden layers, ReLU; () makes shift and log-scale linear in the context.
-      log_scale_bound: the largest |log σ|.
+      log_scale_bound: the largest |log σ|. Standardise the data: a σ that lies beyond makes the density wrong, and where y
+        all but determines x, by more than this many nats a coordinate, it is too wide in any units.
 
     Example:
       >>> import jax, jax.numpy as jnp

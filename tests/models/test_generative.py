@@ -141,7 +141,7 @@ def test_the_normaliser_is_one_for_ba_whatever_its_parameters_and_not_for_gm():
     of_ba = evaluation.normaliser(ba, params, x, y)
     assert jnp.abs(ba.log_ratio(params, x, y)).max() > 0.2
     assert of_ba.effective_pairs > 1e5
-    assert abs(of_ba.log_mean) < 4 / of_ba.effective_pairs**0.5
+    assert abs(of_ba.log_mean) < 4 * (1 / of_ba.effective_pairs - 1 / len(x)) ** 0.5
 
     gm = SMALL["gm"]
     start = gm.init(jax.random.key(1), x[:2], y[:2])
@@ -187,6 +187,20 @@ class NotOneARow(nn.Module):
         (lambda: models.ba(None), TypeError, "log_marginal must be a function of x, got NoneType"),
         (lambda: models.doe(marginal=log_normal), TypeError, "marginal must be a Module, got function"),
         (lambda: models.make("ba"), TypeError, "log_marginal"),
+        (lambda: models.gm(networks.RealNVP()), TypeError, "joint must be a density like JointRealNVP, .* RealNVP"),
+        (lambda: models.gm(0), TypeError, "joint must be a Module, got int"),
+        (
+            lambda: models.doe(networks.JointRealNVP()),
+            TypeError,
+            "conditional must be a density like RealNVP, .* JointRealNVP",
+        ),
+        (lambda: models.ba(log_normal, networks.JointRealNVP()), TypeError, "conditional must be a density like RealNVP"),
+        (lambda: unpaired(models.gm()), ValueError, r"x and y must hold the same number of rows, .* got \[5, 1\]"),
+        (
+            lambda: unpaired(models.ba(log_normal, networks.ConditionalGaussian())),
+            ValueError,
+            r"x and y must .* got \[5, 1\]",
+        ),
         (
             lambda: first_loss(models.ba(normal)),
             ValueError,
@@ -203,6 +217,11 @@ class NotOneARow(nn.Module):
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def unpaired(model):
+    x = jnp.zeros((5, 2))
+    return model.loss(model.init(jax.random.key(0), x, x), (), x, x[:1])
 
 
 def first_loss(model):

@@ -137,8 +137,7 @@ def test_the_log_scale_is_bounded():
 
 @pytest.mark.parametrize("dim", range(2, 42))
 @pytest.mark.parametrize("boundary", [None, 1])
-def test_every_coordinate_is_moved_and_every_two_are_set_against_each_other(dim, boundary):
-    """No two coordinates of x = first `boundary` and y share a side in every mask."""
+def test_every_coordinate_is_moved_and_each_of_one_half_is_set_against_each_of_the_other(dim, boundary):
     kept = np.array([alternating_mask(layer, dim, boundary) for layer in range(4)])
     assert (~kept).any(axis=0).all()
     assert kept.any(axis=1).all()
@@ -177,6 +176,8 @@ def test_standardize(shape):
         (jnp.array([[1.0, 2.0], [3.0, 2.0]]), ValueError, "rows must be finite and vary .* not so in coordinate 1"),
         (jnp.array([[1.0, jnp.nan], [3.0, 2.0]]), ValueError, "rows must be finite and vary .* not so in coordinate 1"),
         (jnp.array([[jnp.inf, 2.0], [3.0, 1.0]]), ValueError, "rows must be finite and vary .* not so in coordinate 0"),
+        (jnp.full((1_000, 2), 0.1), ValueError, "rows must be finite and vary .* not so in coordinate 0"),
+        (jnp.full((7, 1), 1e6 / 3), ValueError, "rows must be finite and vary .* not so in coordinate 0"),
         (jnp.array([[1, 2], [3, 2]]), ValueError, "rows must be floating, got dtype int32"),
         ([[1.0, 2.0]], TypeError, "rows must be an array, got list"),
     ],
@@ -184,3 +185,33 @@ def test_standardize(shape):
 def test_standardize_refuses(rows, error, message):
     with pytest.raises(error, match=message):
         Standardize.of(rows)
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale", "dim"), [((1,), (1,), 3), ((), (), 3), ((3,), (1,), 3), ((3,), (3,), 1), ((2,), (2,), 3)]
+)
+def test_standardize_does_not_spread_over_other_dimensions(mean, scale, dim):
+    fixed = Standardize(jnp.zeros(mean), jnp.ones(scale))
+    for method in (fixed.forward_and_log_det, fixed.inverse_and_log_det):
+        with pytest.raises(ValueError, match=rf"mean and scale must have one entry per coordinate, shape \({dim},\)"):
+            method(jnp.ones((4, dim)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: alternating_mask(0, 0), "dim must be at least 1, got 0"),
+        (lambda: alternating_mask(0, 3, 0), "boundary must lie from 1 to 2, .* got 0"),
+        (lambda: alternating_mask(2, 3, 3), "boundary must lie from 1 to 2, .* got 3"),
+        (lambda: start(ConditionalAffine(log_scale_bound=0.0)), "log_scale_bound must be positive and finite, got 0.0"),
+        (lambda: start(ConditionalAffine(log_scale_bound=jnp.inf)), "log_scale_bound must be positive and finite, got inf"),
+        (lambda: start(ConditionalAffine(), 4), r"rows and context must hold the same number of rows, .* got \[3, 4\]"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def start(module, context_rows=3):
+    return module.init(jax.random.key(0), jnp.ones((3, 2)), jnp.ones((context_rows, 1)), method="forward_and_log_det")

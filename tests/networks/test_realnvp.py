@@ -146,15 +146,69 @@ def test_in_one_dimension_it_is_a_gaussian():
     np.testing.assert_allclose(flow.apply(params, points), normal(points[:, 0], 3.0, 2.0), atol=0.1)
 
 
-def test_standardisation_counts_in_the_density():
+@pytest.mark.parametrize("joint", [False, True])
+def test_standardisation_counts_in_the_density_at_any_parameters(joint):
+    """log p(x) = log p_z((x - mean) / scale) - Σ log scale, the flow coming after the standardisation."""
     rows = 100.0 + 50.0 * jax.random.normal(jax.random.key(0), (1_000, 3))
-    flow = RealNVP(standardize=Standardize.of(rows))
-    params = flow.init(jax.random.key(0), rows)
-    expected = normal(rows, rows.mean(axis=0), rows.std(axis=0)).sum(axis=1)
-    np.testing.assert_allclose(flow.apply(params, rows), expected, rtol=1e-4)
-    drawn = flow.apply(params, jax.random.key(1), (100_000, 3), method="sample")
-    np.testing.assert_allclose(drawn.mean(axis=0), rows.mean(axis=0), atol=1.0)
-    np.testing.assert_allclose(drawn.std(axis=0), rows.std(axis=0), rtol=0.02)
+    fixed = Standardize.of(rows)
+    z, log_det = fixed.forward_and_log_det(rows)
+    split = (lambda r: (r[:, :1], r[:, 1:])) if joint else (lambda r: (r,))
+    kind = JointRealNVP if joint else RealNVP
+    start = kind(hidden=SMALL).init(jax.random.key(0), *split(z))
+    for params in (start, randomised(start, jax.random.key(1), gain=0.5)):
+        expected = kind(hidden=SMALL).apply(params, *split(z)) + log_det
+        ours = kind(hidden=SMALL, standardize=fixed).apply(params, *split(rows))
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+    if not joint:
+        drawn = RealNVP(standardize=fixed).apply(
+            RealNVP().init(jax.random.key(0), z), jax.random.key(1), (100_000, 3), method="sample"
+        )
+        np.testing.assert_allclose(drawn.mean(axis=0), rows.mean(axis=0), atol=1.0)
+        np.testing.assert_allclose(drawn.std(axis=0), rows.std(axis=0), rtol=0.02)
+
+
+DENSITIES = {
+    "realnvp": (RealNVP(hidden=SMALL), 1),
+    "conditional": (RealNVP(hidden=SMALL), 2),
+    "gaussian": (ConditionalGaussian(hidden=SMALL), 2),
+    "joint": (JointRealNVP(hidden=SMALL), 2),
+}
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_half_precision_and_numpy_rows_are_scored_in_float32_and_integers_refused(name):
+    density, arguments = DENSITIES[name]
+    rows = [jax.random.normal(jax.random.key(k), (6, 3)).astype(jnp.bfloat16) for k in range(arguments)]
+    plain = [row.astype(jnp.float32) for row in rows]
+    params = randomised(density.init(jax.random.key(0), *plain), jax.random.key(1))
+    expected = density.apply(params, *plain)
+    assert expected.dtype == jnp.float32
+    np.testing.assert_array_equal(density.apply(params, *rows), expected)
+    np.testing.assert_array_equal(density.apply(params, *map(np.asarray, plain)), expected)
+    for kind in (jnp.int32, jnp.uint8, jnp.complex64):
+        with pytest.raises(ValueError, match=f"x must be floating, got dtype {kind.__name__}"):
+            density.apply(params, plain[0].astype(kind), *plain[1:])
+
+
+@pytest.mark.parametrize("name", ["conditional", "gaussian", "joint"])
+def test_rows_that_do_not_pair_are_refused(name):
+    density, rows = DENSITIES[name][0], jnp.ones((6, 3))
+    params = density.init(jax.random.key(0), rows, rows)
+    for one, other in ((rows, rows[:1]), (rows[:1], rows), (rows, rows[:5]), (rows[:0], rows[:0])):
+        with pytest.raises(ValueError, match=r"must hold the same number of rows, at least 1, got \[\d, \d\]"):
+            density.apply(params, one, other)
+
+
+def test_a_flow_fitted_with_a_context_is_not_used_without():
+    params = ConditionalGaussian(hidden=SMALL).init(jax.random.key(0), jnp.ones((6, 3)), jnp.ones((6, 1)))
+    with pytest.raises(Exception, match="unconditional"):  # Flax's own error: there are no such parameters
+        ConditionalGaussian(hidden=SMALL).apply(params, jnp.ones((6, 3)))
+
+
+@pytest.mark.parametrize("layers", [0, -1])
+def test_a_flow_has_layers(layers):
+    with pytest.raises(ValueError, match=f"layers must be at least 1, got {layers}"):
+        RealNVP(layers=layers).init(jax.random.key(0), jnp.ones((1, 2)))
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(2, 8), (4, 12), (5, 1)])
