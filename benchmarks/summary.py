@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.rows import Moments, Row
+from mi_jax import theory
 
 # Read-outs in the order of the paper's figures, with the names people know them by.
 READ_OUTS = {
@@ -59,7 +60,7 @@ class Protocol(NamedTuple):
 
     def floor(self) -> np.ndarray:
         """(levels,) dρ²/n, the variance of the mean of n *exact* log ratios; the same for both tasks."""
-        return self.dim * -np.expm1(-2 * np.array(self.levels) / self.dim) / self.batch
+        return np.asarray(theory.gaussian_log_ratio_variance(np.array(self.levels), self.dim)) / self.batch
 
 
 class Stages(NamedTuple):

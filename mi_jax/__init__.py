@@ -4,7 +4,7 @@ Pure functions from score matrices to nats, networks that produce the scores, an
 `scores[i, j] = T(x_i, y_j)`: joint pairs stand on the diagonal, product-of-marginals pairs off it.
 """
 
-from mi_jax import bounds, estimators, evaluation, models, networks, projections, tasks, training
+from mi_jax import bounds, estimators, evaluation, models, networks, projections, tasks, theory, training
 from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ __all__ = [
     "projections",
     "smile",
     "tasks",
+    "theory",
     "training",
     "tuba",
 ]

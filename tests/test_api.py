@@ -18,6 +18,20 @@ FUNCTIONS = {
     "mi_jax.projections": ["dv", "infonce", "log_partition", "smile"],
     "mi_jax.models": ["discriminative", "make", "gm", "ba", "doe"],
     "mi_jax.evaluation": ["normaliser"],
+    "mi_jax.theory": [
+        "clipped_partition_bias_bound",
+        "clipped_partition_variance_bound",
+        "gaussian_batch_size",
+        "gaussian_clipped_moments",
+        "gaussian_log_ratio_variance",
+        "gaussian_nwj_variance",
+        "gaussian_partition_variance",
+        "gaussian_ratio_moment",
+        "gaussian_tail_pairs",
+        "infonce_batch_size",
+        "nwj_variance_bound",
+        "partition_variance_bound",
+    ],
 }
 CRITICS = ["MLP", "BaselineCritic", "BilinearCritic", "JointCritic", "SeparableCritic"]
 DENSITIES = ["ConditionalGaussian", "JointRealNVP", "RealNVP", "Standardize"]

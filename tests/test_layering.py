@@ -13,6 +13,7 @@ LAYERS = [
     "_logspace",
     "projections",
     "bounds",
+    "theory",
     "tasks",
     "networks.mlp",
     "networks.critics",
