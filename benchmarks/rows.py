@@ -105,19 +105,22 @@ def same_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def write(folder: Path, row: Row) -> Path:
-    """Write a row, atomically; a row that is there already is left as it is."""
-    path = folder / f"{identity(row.config)}.json"
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a row; see `store`."""
     content = {"schema": SCHEMA, **row._asdict()}
     content["read_outs"] = {
         name: {"block": m.block, **{part: _numbers(getattr(m, part)) for part in ("mean", "squares", "last")}}
         for name, m in row.read_outs.items()
     }
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(content, allow_nan=False) + "\n")
-    os.replace(scratch, path)
+    return store(folder / f"{identity(row.config)}.json", content)
+
+
+def store(path: Path, content: Any) -> Path:
+    """Write a JSON file, whole or not at all; one that is there already is left as it is."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".{os.getpid()}.tmp")
+        scratch.write_text(json.dumps(content, allow_nan=False) + "\n")
+        os.replace(scratch, path)
     return path
 
 

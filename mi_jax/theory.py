@@ -7,6 +7,7 @@ Two ways to draw n pairs from Q are told apart throughout: "independent", n fres
 "off_diagonal", the n(n - 1) pairs (x_i, y_j), i ≠ j, of one batch of n joint pairs, as everyone uses it.
 """
 
+import functools
 import math
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -225,7 +226,7 @@ def gaussian_clipped_moments(tau: float, mi: float, dim: int) -> ClippedMoments:
         return ClippedMoments(1.0, 0.0)
     a, b, half = rho / (1.0 + rho), rho / (1.0 - rho), 0.5 * dim
     # V = w²: smooth at 0 for d = 1 too. Beyond the last node the law of V has no mass in float64.
-    nodes, weights = np.polynomial.legendre.leggauss(2_000)
+    nodes, weights = _gauss_legendre(2_000)
     last = math.sqrt(2.0 * special.gammainccinv(half, 1e-300))
     w = 0.5 * last * (nodes + 1.0)
     mass = last * weights * np.exp(special.xlogy(dim - 1.0, w) - 0.5 * w**2 - half * math.log(2.0) - math.lgamma(half))
@@ -407,6 +408,11 @@ def infonce_batch_size(mi: float) -> int:
     Source: Song & Ermon (2020), Section 4.1 and Eq. 5.
     """
     return max(2, math.ceil(math.exp(float(_at_least(mi, 0.0, "mi")))))
+
+
+@functools.cache  # half a second to make
+def _gauss_legendre(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(degree)
 
 
 def _rho_squared(mi: Number, dim: Number) -> np.ndarray:

@@ -1,0 +1,220 @@
+"""The figure and the table of the law of variance, drawn from moments; nothing here draws a sample."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from benchmarks.moments import Moments
+from mi_jax import theory
+
+DESIGNS: dict[theory.Pairs, str] = {
+    "independent": "n independent pairs from Q",
+    "off_diagonal": "the n(n − 1) off-diagonal pairs of a batch",
+}
+_FOURTH = 1 / 9  # rho² below which r* has a fourth moment, and its measured variance an interval
+
+
+class Result(NamedTuple):
+    """The moments of one design at one n.
+
+    Attributes:
+      pairs: "independent" or "off_diagonal".
+      n: pairs from Q, or joint pairs of a batch.
+      dim: d.
+      mis: the MIs, in nats.
+      taus: where the ratio was clipped.
+      moments: quantity -> its moments over replicates, each of shape (mis,).
+    """
+
+    pairs: theory.Pairs
+    n: int
+    dim: int
+    mis: tuple[float, ...]
+    taus: tuple[float, ...]
+    moments: Mapping[str, Moments]
+
+    @property
+    def replicates(self) -> int:
+        """How many there are."""
+        return int(next(iter(self.moments.values())).size)
+
+    @property
+    def law(self) -> np.ndarray:
+        """Var[E_{Q_n}[r*]], exactly."""
+        return np.asarray(theory.gaussian_partition_variance(np.array(self.mis), self.dim, self.n, pairs=self.pairs))
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Whether the pairs looked at, over all replicates, are as many as it takes to sample the tail of r*²."""
+        pairs = self.replicates * (self.n if self.pairs == "independent" else self.n * (self.n - 1))
+        return np.asarray(theory.gaussian_tail_pairs(np.array(self.mis), self.dim)) <= pairs
+
+    @property
+    def with_interval(self) -> np.ndarray:
+        """Where an interval of the measured variance means something: r* has a fourth moment, and its tail is sampled."""
+        return (-np.expm1(-2 * np.array(self.mis) / self.dim) < _FOURTH) & self.seen
+
+
+def draw(found: Iterable[Result], out: Path) -> list[Path]:
+    """Draw the figure and write the table; returns their paths."""
+    results = sorted(found, key=lambda result: (result.pairs, result.n))
+    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}):
+        figure = Figure(figsize=(12.0, 7.2), layout="constrained")
+        panels = figure.subplots(2, 3)
+        for design, panel in zip(DESIGNS, panels[:, 0], strict=True):
+            _partition(panel, [result for result in results if result.pairs == design], design)
+        for design, panel in zip(DESIGNS, panels[:, 1], strict=True):
+            _estimates(panel, [result for result in results if result.pairs == design], design)
+        largest = [result for result in results if result.pairs == "independent"][-1:]
+        for result in largest:
+            _clipped_variance(panels[0, 2], result)
+            _clipped_bias(panels[1, 2], result)
+        for panel in panels.flat:
+            panel.set_xlabel("MI (nats)")
+            panel.legend(frameon=False, fontsize=6)
+        figure.savefig(out / "variance.png")
+    (out / "variance.md").write_text(table(results))
+    return [out / "variance.png", out / "variance.md"]
+
+
+def _partition(panel: Axes, results: Sequence[Result], design: theory.Pairs) -> None:
+    """Var[E_{Q_n}[r*]] against MI: measured, exact law and printed bound, a colour for each n."""
+    for place, result in enumerate(results):
+        mis, color, moments = np.array(result.mis), f"C{place}", result.moments["partition"]
+        fine = np.linspace(0.25, mis.max(), 200)
+        law = theory.gaussian_partition_variance(fine, result.dim, result.n, pairs=result.pairs)
+        panel.plot(fine, law, color=color, lw=1, label=f"n = {result.n}")
+        panel.plot(fine, theory.partition_variance_bound(fine, result.n), color=color, lw=0.8, ls="--")
+        seen, error = result.seen, np.where(result.with_interval, 1.96 * moments.variance_error, 0.0)
+        panel.errorbar(mis[seen], moments.variance[seen], error[seen], color=color, ls="", marker="o", ms=3, capsize=2)
+        panel.plot(mis[~seen], moments.variance[~seen], color=color, ls="", marker="o", ms=3, mfc="none")
+        panel.axvline(_last_seen(result), color=color, lw=0.6, ls=":")
+    panel.plot([], [], color="black", lw=1, label="exact law")
+    panel.plot([], [], color="black", lw=0.8, ls="--", label="printed bound, Eq. 10")
+    panel.plot([], [], color="black", ls="", marker="o", ms=3, label="measured")
+    panel.plot([], [], color="black", ls="", marker="o", ms=3, mfc="none", label="measured, tail not sampled")
+    panel.plot([], [], color="black", lw=0.6, ls=":", label="pairs drawn = exp(2dρ²/(1 − ρ²))")
+    panel.set(yscale="log", ylabel="variance of $E_{Q_n}[r^*]$", title=DESIGNS[design])
+
+
+def _last_seen(result: Result) -> float:
+    """The MI at which the pairs looked at are just enough to sample the tail."""
+    fine = np.linspace(0.01, 12.0, 2_000)
+    pairs = result.replicates * (result.n if result.pairs == "independent" else result.n * (result.n - 1))
+    return float(np.interp(np.log(pairs), np.log(theory.gaussian_tail_pairs(fine, result.dim)), fine))
+
+
+def _estimates(panel: Axes, results: Sequence[Result], design: theory.Pairs) -> None:
+    """The variance of each estimate against MI at one n, the batch size that is most like the paper's."""
+    if not results:
+        return
+    result = min(results, key=lambda result: result.n)
+    names = {"nwj": "NWJ", "dv": "DV = SMILE (τ = ∞)", **{f"smile_{tau:g}": f"SMILE (τ = {tau:g})" for tau in result.taus}}
+    names |= {"infonce": "InfoNCE"}
+    for place, (name, label) in enumerate((n, label) for n, label in names.items() if n in result.moments):
+        panel.plot(result.mis, result.moments[name].variance, color=f"C{place}", marker="o", ms=2.5, lw=0.9, label=label)
+    mis = np.array(result.mis)
+    exact = theory.gaussian_nwj_variance(mis, result.dim, result.n, pairs=result.pairs)
+    panel.plot(mis, exact, color="black", lw=0.9, label="NWJ, exact law")
+    floor = np.asarray(theory.gaussian_log_ratio_variance(mis, result.dim)) / result.n
+    panel.plot(mis, floor, color="black", ls=":", lw=0.9, label="dρ²/n, n exact log ratios")
+    panel.set(yscale="log", ylabel="batch variance at the exact ratio (nats²)", title=f"{DESIGNS[design]}, n = {result.n}")
+
+
+def _clipped_variance(panel: Axes, result: Result) -> None:
+    """The clipped partition's variance times n, against Theorem 4 printed and corrected."""
+    _against_tau(panel, result, lambda m: result.n * m.variance, lambda m: 1.96 * result.n * m.variance_error, "variance")
+    for place, tau in enumerate(result.taus):
+        for printed, style in ((True, "--"), (False, "-.")):
+            bound = float(theory.clipped_partition_variance_bound(tau, 1, printed=printed))
+            panel.axhline(bound, color=f"C{place}", lw=0.8, ls=style)
+    panel.plot([], [], color="black", lw=0.8, ls="--", label="Theorem 4 as printed")
+    panel.plot([], [], color="black", lw=0.8, ls="-.", label="Theorem 4 corrected")
+    panel.set(yscale="log", ylabel="n · variance of $E_{Q_n}[r_τ]$", title=f"clipped partition, independent, n = {result.n}")
+
+
+def _clipped_bias(panel: Axes, result: Result) -> None:
+    """The clipped partition's bias, against Theorem 3."""
+    _against_tau(panel, result, lambda m: np.abs(m.mean - 1.0), lambda m: 1.96 * m.mean_error, "bias")
+    for place, tau in enumerate(result.taus):
+        panel.axhline(float(theory.clipped_partition_bias_bound(tau)), color=f"C{place}", lw=0.8, ls="--")
+    panel.plot([], [], color="black", lw=0.8, ls="--", label="Theorem 3")
+    panel.set(ylabel="|E_Q[r_τ] − 1|", title="bias of the clipped partition", ylim=(0, 1.05))
+
+
+def _against_tau(
+    panel: Axes,
+    result: Result,
+    value: Callable[[Moments], np.ndarray],
+    error: Callable[[Moments], np.ndarray],
+    statistic: str,
+) -> None:
+    """Measured points with 95 % intervals, and the exact law, a colour for each tau. The clipped ratio has all moments."""
+    fine = np.linspace(0.1, max(result.mis), 60)
+    for place, tau in enumerate(result.taus):
+        moments = result.moments[f"clipped_{tau:g}"]
+        laws = [theory.gaussian_clipped_moments(tau, mi, result.dim) for mi in fine]
+        exact = [law.variance if statistic == "variance" else abs(law.mean - 1.0) for law in laws]
+        panel.plot(fine, exact, color=f"C{place}", lw=1, label=f"τ = {tau:g}, exact law")
+        panel.errorbar(result.mis, value(moments), error(moments), color=f"C{place}", ls="", marker="o", ms=3, capsize=2)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Measured over exact, and the estimates' bias and variance, as Markdown."""
+    parts = [_HEAD]
+    for result in results:
+        parts.append(f"\n## With {DESIGNS[result.pairs]}, n = {result.n}, {result.replicates} replicates\n")
+        header = ["", *(f"MI {mi:g}" for mi in result.mis)]
+        parts.append(tabulate(_lines(result), header, tablefmt="github", disable_numparse=True))
+    return "\n".join(parts) + "\n"
+
+
+def _lines(result: Result) -> list[list[str]]:
+    mis, partition = np.array(result.mis), result.moments["partition"]
+    ratio, error = partition.variance / result.law, partition.variance_error / result.law
+    measured = [
+        f"{r:.3f}" + (f" ± {1.96 * e:.3f}" if interval else "") + ("" if seen else " (tail not sampled)")
+        for r, e, interval, seen in zip(ratio, error, result.with_interval, result.seen, strict=True)
+    ]
+    printed = partition.variance / theory.partition_variance_bound(mis, result.n)
+    lines = [["Var E[r*]: measured / exact law", *measured], ["Var E[r*]: measured / printed bound", *map(_short, printed)]]
+    for tau in result.taus if result.pairs == "independent" else ():
+        moments = result.moments[f"clipped_{tau:g}"]
+        bound = theory.clipped_partition_variance_bound(tau, result.n, printed=True)
+        cells = [
+            f"{v / bound:.3f} ± {1.96 * e / bound:.3f}"
+            for v, e in zip(moments.variance, moments.variance_error, strict=True)
+        ]
+        lines.append([f"Var E[r_τ], τ = {tau:g}: measured / Theorem 4 as printed", *cells])
+    estimates = ["nwj", "dv", *(f"smile_{tau:g}" for tau in result.taus), "infonce"]
+    for name in (name for name in estimates if name in result.moments):
+        moments = result.moments[name]
+        lines.append([f"{name}: bias", *map(_short, moments.mean - mis)])
+        lines.append([f"{name}: batch variance", *map(_short, moments.variance)])
+    return lines
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+_HEAD = """# The law of variance, measured at the exact log ratio
+
+Written by `python -m benchmarks.variance` from the parts beside it. Gaussian task, no training: every figure is a *batch
+variance at a fixed critic*, the exact log ratio.
+
+- **Measured / exact law** ought to be 1. Where fewer pairs were drawn than exp(2dρ²/(1 − ρ²)), the tail that holds the
+  variance is not sampled: the measured variance is then too small, which looks like good news and is none. The line is where
+  the tail begins to be seen: just past it, part of the variance is still missing.
+- An interval (95 %) stands only where r* has a fourth moment (ρ < 1/3) and its tail is sampled; elsewhere none would mean
+  anything. Clipped ratios are bounded, so theirs do.
+- The printed bound (Theorem 2, Eq. 10) is about n independent pairs. Off-diagonal pairs have a law of their own, and at
+  small MI lie below the bound read with n as the batch size.
+- Theorem 4 as printed is broken where measured / printed exceeds 1.
+"""
