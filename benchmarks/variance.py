@@ -36,7 +36,8 @@ SCHEMA = 1
 ROOT_KEY = 0
 MIS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 TAUS = (1.0, 5.0, 10.0)
-_CHUNK_PAIRS = 2**22  # of a chunk, with independent pairs: a few seconds
+# Pairs of a chunk: a few seconds, and few enough chunks that their moments stay small on disk.
+_CHUNK_PAIRS: dict[theory.Pairs, int] = {"independent": 2**24, "off_diagonal": 2**26}
 
 Logs = Mapping[str, Float[Array, " mis"]]
 
@@ -59,7 +60,7 @@ class Cell:
     @property
     def chunk(self) -> int:
         """Replicates in a chunk, fixed: between 4 and 1,000, so that one never takes long."""
-        return int(min(1_000, max(4, _CHUNK_PAIRS // self.pairs_a_replicate)))
+        return min(1_000, max(4, _CHUNK_PAIRS[self.pairs] // self.pairs_a_replicate))
 
     @property
     def label(self) -> str:
