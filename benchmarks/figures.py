@@ -154,7 +154,7 @@ def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
     """One legend below all the panels, each label once."""
     handles = [panel.get_legend_handles_labels() for panel in panels]
     entries = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
-    columns = min(len(entries), int(figure.get_figwidth() // 2.4))
+    columns = min(len(entries), max(1, int(figure.get_figwidth() // 3.6)))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 

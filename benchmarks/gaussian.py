@@ -271,7 +271,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     critics_help = f"critics; and {FLOW}, the flows of the generative objectives"
     parser.add_argument("--critics", nargs="+", choices=NETWORKS, default=list(NETWORKS), help=critics_help)
-    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    objectives_help = "what is trained; JS and SMILE are read from logistic"
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help=objectives_help)
     hidden_help = "hidden layers of 256 of a critic"
     parser.add_argument("--hidden", nargs="+", type=int, choices=(2, 3), default=[2, 3], help=hidden_help)
     return parser

@@ -28,6 +28,12 @@ def floating(value: Any, name: str) -> Float[Array, "..."]:
     return jnp.asarray(value, jnp.promote_types(jnp.asarray(value).dtype, jnp.float32))
 
 
+def numeric(value: Any, name: str) -> Float[Array, "..."]:
+    """As `floating`, but integers and bools are taken for the numbers that they are."""
+    exact = hasattr(value, "dtype") and (jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool)
+    return floating(value.astype(np.float32) if exact else value, name)
+
+
 def per_row(value: Any, scores: Float[Array, "n n"], name: str) -> Float[Array, " n"]:
     """`value`, checked to hold one number for each row of `scores`."""
     array = floating(value, name)

@@ -1,7 +1,8 @@
 """Sections 4.1 and 5 as numbers: Theorems 2 to 4, Corollary 1, printed and corrected; and the Gaussian task's exact laws.
 
 Everything here is a number about a sample yet to be drawn, computed in float64 on the host: arguments are Python numbers or
-NumPy arrays, which broadcast. r* is the true density ratio dP/dQ, and I = D_KL(P ‖ Q) the mutual information, in nats.
+NumPy arrays, which broadcast (the batch sizes and the clipped moments take one number each). r* is the true density ratio
+dP/dQ, and I = D_KL(P ‖ Q) the mutual information, in nats.
 
 Two ways to draw n pairs from Q are told apart throughout: "independent", n fresh pairs as the theorems have it, and
 "off_diagonal", the n(n - 1) pairs (x_i, y_j), i ≠ j, of one batch of n joint pairs, as everyone uses it.
@@ -198,7 +199,7 @@ def gaussian_clipped_moments(tau: float, mi: float, dim: int) -> ClippedMoments:
     functions; over V they are integrated by Gauss–Legendre quadrature.
 
     Args:
-      tau: where the log ratio is clipped; finite.
+      tau: where the log ratio is clipped; at most 300, where float64 still holds e^2τ.
       mi: I, in nats.
       dim: d, the number of Gaussian pairs.
 
@@ -206,7 +207,7 @@ def gaussian_clipped_moments(tau: float, mi: float, dim: int) -> ClippedMoments:
       `ClippedMoments`. The bias of SMILE's partition is its mean less 1.
 
     Raises:
-      ValueError: if `tau` or `mi` is negative or infinite, or `dim` less than 1.
+      ValueError: if `tau` or `mi` is negative, `tau` above 300, `mi` infinite, or `dim` less than 1.
 
     Example:
       >>> from mi_jax import theory
@@ -220,8 +221,8 @@ def gaussian_clipped_moments(tau: float, mi: float, dim: int) -> ClippedMoments:
 
     tau, mi = float(_at_least(tau, 0.0, "tau")), float(_at_least(mi, 0.0, "mi"))
     rho = math.sqrt(_rho_squared(mi, dim))
-    if not math.isfinite(tau) or not math.isfinite(mi):
-        raise ValueError(f"tau and mi must be finite, got {tau} and {mi}")
+    if tau > 300.0 or not math.isfinite(mi):
+        raise ValueError(f"tau must be at most 300 and mi finite, got {tau} and {mi}")
     if rho == 0.0:
         return ClippedMoments(1.0, 0.0)
     a, b, half = rho / (1.0 + rho), rho / (1.0 - rho), 0.5 * dim
@@ -367,7 +368,7 @@ def gaussian_batch_size(stderr: float, mi: float, dim: int, *, pairs: Pairs = "o
       n.
 
     Raises:
-      ValueError: if `stderr` is not positive, or as `gaussian_nwj_variance`.
+      ValueError: if `stderr` is not positive, or as `gaussian_nwj_variance`; OverflowError: if float64 cannot hold n.
 
     Example:
       >>> from mi_jax import theory
@@ -398,7 +399,7 @@ def infonce_batch_size(mi: float) -> int:
       n, at least 2.
 
     Raises:
-      ValueError: if `mi` is negative.
+      ValueError: if `mi` is negative; OverflowError: if float64 cannot hold n.
 
     Example:
       >>> from mi_jax import theory

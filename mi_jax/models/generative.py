@@ -77,12 +77,13 @@ def ba(log_marginal: Callable[[Array], LogDensity], conditional: nn.Module | Non
 
     Formula: loss = -E_P[log q(x | y)]; log ratio = log q(x | y) - log p(x), in nats, and its mean the read-out.
 
-    The ratio is a valid one whatever the parameters (Eq. 7), so in expectation the estimate is a lower bound, short of the
-    MI by E_{P(Y)}[KL(p(x | y) ‖ q(x | y))]. No pairs off the diagonal are needed, so a batch costs n evaluations.
+    The ratio is a valid one whatever the parameters (Eq. 7), so in expectation over rows that the parameters were not fitted
+    to the estimate is a lower bound, short of the MI by E_{P(Y)}[KL(p(x | y) ‖ q(x | y))]. No pairs off the diagonal are
+    needed, so a batch costs n evaluations. Standardise y; x as well, if p(x) is known in those units.
 
     Args:
-      log_marginal: the known log p(x) of n rows, (n, *x_shape) -> (n,), in nats. With another density m(x) the estimate is
-        higher by KL(p ‖ m), and no bound.
+      log_marginal: the known log p(x) of n rows, a JAX function (n, *x_shape) -> (n,), in nats. With another density m(x)
+        the estimate is higher by KL(p ‖ m), and no bound.
       conditional: a density with `__call__(x, y) -> (n,)`, log q(x | y): `networks.RealNVP()` by default, or for instance
         `networks.ConditionalGaussian()`.
 
@@ -156,9 +157,8 @@ def _density(given: Any, role: str, default: type[nn.Module], other: type[nn.Mod
     density = default() if given is None else given
     _checks.instance(density, nn.Module, role)
     if isinstance(density, other):
-        raise TypeError(
-            f"{role} must be a density like {default.__name__}, not one of other variables, {type(given).__name__}"
-        )
+        wanted = "of pairs (x, y)" if other is Flow else "of one variable, or of one given the other"
+        raise TypeError(f"{role} must be a density {wanted}, like {default.__name__}, got {type(given).__name__}")
     return density
 
 

@@ -35,7 +35,7 @@ _BUILDERS: dict[str, Callable[..., Model]] = {
     "js": _from_critic(estimators.js),
     "smile": _from_critic(estimators.smile),
     "gm": gm,
-    "ba": ba,
+    "ba": lambda *, log_marginal, conditional=None: ba(log_marginal, conditional),
     "doe": doe,
 }
 

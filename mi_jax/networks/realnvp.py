@@ -70,7 +70,17 @@ class Flow(nn.Module):
     def sample(
         self, key: PRNGKeyArray, shape: Sequence[int], context: Float[Array, "n ..."] | None = None
     ) -> Float[Array, "n ..."]:
-        """Draws of this shape, (n, *row's shape), one for each row of the context if there is one."""
+        """Draws of this shape, (n, *row's shape), one for each row of the context if there is one.
+
+        Raises:
+          TypeError: if `shape` is a number; ValueError: if the context has not n rows.
+        """
+        if not isinstance(shape, Sequence):
+            raise TypeError(f"shape must be that of the rows wanted, (n, *row's shape), got {shape!r}")
+        if context is not None and len(context) != shape[0]:
+            raise ValueError(
+                f"context must have a row for each of the {shape[0]} draws of shape {shape}, got {len(context)}"
+            )
         x, _ = self.inverse_and_log_det(jax.random.normal(key, shape), context)
         return x.reshape(shape)
 
@@ -81,9 +91,12 @@ class Flow(nn.Module):
 def _vectors(**rows: Any) -> list[Any]:
     """The arguments as equally many vectors of at least float32, None as None.
 
-    A coupling layer would round others again and again, and integers to integers.
+    A coupling layer would round others again and again, and integers to integers. A context may hold integers or bools: it
+    is what a density is given, and not what it is of.
     """
-    given = {name: _checks.floating(value, name) for name, value in rows.items() if value is not None}
+    given = {name: _checks.floating(value, name) for name, value in rows.items() if value is not None and name != "context"}
+    if rows.get("context") is not None:
+        given["context"] = _checks.numeric(rows["context"], "context")
     _checks.same_rows(**given)
     return [flatten_rows(given[name]) if name in given else None for name in rows]
 
@@ -102,9 +115,10 @@ class RealNVP(Flow):
       log_scale_bound: the largest |log-scale| of a layer. It is meant for data in standard units; five layers move a
         coordinate two or three times, so scales beyond e^6 to e^9 of them are out of reach.
       boundary: where the halves of the masks part; in the middle by default.
-      standardize: a fixed bijection before the layers, for data in other units; none by default.
+      standardize: a fixed bijection before the layers, for rows in other units; none by default. It is not for the context,
+        which a conditioner takes as it comes: standardise that yourself.
 
-    Rows are floating; integers are refused, since a density of them has no meaning.
+    Rows are floating; integers are refused, since a density of them has no meaning. A context may hold either.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -115,6 +129,10 @@ class RealNVP(Flow):
       -2.757
       >>> flow.apply(params, jax.random.key(1), (5, 3), method="sample").shape
       (5, 3)
+      >>> x, y = jnp.zeros((4, 3)), jnp.ones((4, 2))
+      >>> given_y = flow.init(jax.random.key(0), x, y)
+      >>> flow.apply(given_y, x, y).shape  # log q(x | y); `method="log_prob"` is the same
+      (4,)
 
     Source: Dinh et al. (2016), Section 3; Song & Ermon (2020), B.1.
     """

@@ -187,14 +187,18 @@ class NotOneARow(nn.Module):
         (lambda: models.ba(None), TypeError, "log_marginal must be a function of x, got NoneType"),
         (lambda: models.doe(marginal=log_normal), TypeError, "marginal must be a Module, got function"),
         (lambda: models.make("ba"), TypeError, "log_marginal"),
-        (lambda: models.gm(networks.RealNVP()), TypeError, "joint must be a density like JointRealNVP, .* RealNVP"),
+        (
+            lambda: models.gm(networks.RealNVP()),
+            TypeError,
+            r"joint must be a density of pairs \(x, y\), like JointRealNVP, got RealNVP",
+        ),
         (lambda: models.gm(0), TypeError, "joint must be a Module, got int"),
         (
             lambda: models.doe(networks.JointRealNVP()),
             TypeError,
-            "conditional must be a density like RealNVP, .* JointRealNVP",
+            "conditional must be a density of one variable, .* like RealNVP, got JointRealNVP",
         ),
-        (lambda: models.ba(log_normal, networks.JointRealNVP()), TypeError, "conditional must be a density like RealNVP"),
+        (lambda: models.ba(log_normal, networks.JointRealNVP()), TypeError, "conditional must be a density of one variable"),
         (lambda: unpaired(models.gm()), ValueError, r"x and y must hold the same number of rows, .* got \[5, 1\]"),
         (
             lambda: unpaired(models.ba(log_normal, networks.ConditionalGaussian())),

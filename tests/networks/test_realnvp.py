@@ -205,6 +205,29 @@ def test_a_flow_fitted_with_a_context_is_not_used_without():
         ConditionalGaussian(hidden=SMALL).apply(params, jnp.ones((6, 3)))
 
 
+@pytest.mark.parametrize("kind", [jnp.int32, bool])
+def test_a_context_may_hold_integers(kind):
+    rows, context = jnp.ones((6, 3)), jnp.arange(6) % 2
+    density = ConditionalGaussian(hidden=SMALL)
+    params = randomised(density.init(jax.random.key(0), rows, context.astype(float)), jax.random.key(1))
+    np.testing.assert_array_equal(
+        density.apply(params, rows, context.astype(kind)), density.apply(params, rows, context.astype(float))
+    )
+    with pytest.raises(ValueError, match="context must be floating, got dtype complex64"):
+        density.apply(params, rows, context.astype(complex))
+
+
+def test_what_to_draw_is_checked():
+    density, context = ConditionalGaussian(hidden=SMALL), jnp.ones((6, 1))
+    params = density.init(jax.random.key(0), jnp.ones((6, 3)), context)
+    for shape, error, message in (
+        (5, TypeError, "shape must be that of the rows"),
+        ((5, 3), ValueError, "5 draws .* got 6"),
+    ):
+        with pytest.raises(error, match=message):
+            density.apply(params, jax.random.key(0), shape, context, method="sample")
+
+
 @pytest.mark.parametrize("layers", [0, -1])
 def test_a_flow_has_layers(layers):
     with pytest.raises(ValueError, match=f"layers must be at least 1, got {layers}"):
