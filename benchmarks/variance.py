@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks import cli, machine, moments, rows, variance_figures
@@ -241,6 +242,35 @@ def draw_chunks(cell: Cell, start: int, stop: int, advance: Callable[[int], Any]
     return Part(cell, start, chunks, rows.environment(), compiled - began, ended - compiled)
 
 
+def coverage(cell: Cell, repeats: int) -> np.ndarray:
+    """The share of repeats, a chunk each, whose 95 % interval of Var[E_{Q_n}[r*]] holds the exact law, for each MI."""
+    chunks = [chunk["partition"] for chunk in draw_chunks(cell, 0, repeats).chunks]
+    law = theory.gaussian_partition_variance(np.array(cell.mis), cell.dim, cell.n, pairs=cell.pairs)
+    held = [np.abs(chunk.variance - law) <= 1.96 * chunk.variance_error for chunk in chunks]
+    return np.mean(held, axis=0)
+
+
+def write_coverage(sizes: Sequence[int], repeats: int, out: Path, limit: float) -> Path:
+    """The table of `coverage`, at MIs where r* has a fourth moment; sizes predicted to be over the limit are listed."""
+    lines = []
+    for n in sizes:
+        cell = Cell("independent", n, mis=(0.1, 0.25, 0.5), taus=())
+        predicted = repeats * cell.chunk * cell.n * _seconds_a_pair(cell, {})
+        if predicted > 60.0 * limit:
+            print(f"skipped, over the limit: coverage at n = {n}, predicted {machine.duration(predicted)}")
+            continue
+        lines.append([str(n), str(cell.chunk), *(f"{share:.1%}" for share in coverage(cell, repeats))])
+        print(f"coverage at n = {n}: {', '.join(lines[-1][2:])}", flush=True)
+    text = (
+        "# How often a 95 % interval of a measured variance holds the exact law\n\n"
+        f"Written by `python -m benchmarks.variance --coverage {repeats}`: {repeats} repeats a cell, n independent pairs\n"
+        "from Q; the interval is the measured variance of E_{Q_n}[r*] ± 1.96 standard errors, by its fourth moment.\n\n"
+    )
+    table = tabulate(lines, ["n", "replicates", "MI 0.1", "MI 0.25", "MI 0.5"], tablefmt="github", disable_numparse=True)
+    (out / "coverage.md").write_text(text + table + "\n")
+    return out / "coverage.md"
+
+
 def run_missing(wanted: Mapping[Cell, int], folder: Path, limit: float = math.inf) -> None:
     """Draw what is missing of so many replicates of each cell.
 
@@ -305,6 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--replicates", type=cli.positive_int, help="at most so many a cell; more are added to what is there"
     )
+    coverage_help = "instead: of so many repeats, how many 95 %% intervals of the variance hold the exact law"
+    parser.add_argument("--coverage", type=cli.positive_int, metavar="REPEATS", help=coverage_help)
     limit_help = "skip, and list, cells predicted to take more than this many minutes"
     parser.add_argument("--limit", type=cli.positive_float, default=math.inf, help=limit_help)
     options = parser.parse_args(arguments)
@@ -312,6 +344,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = options.out / "parts"
     with cli.clear_errors(parser):
         folder.mkdir(parents=True, exist_ok=True)
+        if options.coverage is not None:
+            sizes = [cell.n for cell in PRESETS[options.preset] if cell.pairs == "independent"]
+            print(write_coverage(sizes, options.coverage, options.out, options.limit))
+            return
         wanted = {cell: options.replicates or replicates for cell, replicates in PRESETS[options.preset].items()}
         run_missing(wanted, folder, options.limit)
         for path in variance_figures.draw(results(folder), options.out):
