@@ -250,10 +250,10 @@ def coverage(cell: Cell, repeats: int) -> np.ndarray:
     return np.mean(held, axis=0)
 
 
-def write_coverage(sizes: Sequence[int], repeats: int, out: Path, limit: float) -> Path:
+def write_coverage(preset: str, repeats: int, out: Path, limit: float) -> Path:
     """The table of `coverage`, at MIs where r* has a fourth moment; sizes predicted to be over the limit are listed."""
     lines = []
-    for n in sizes:
+    for n in (cell.n for cell in PRESETS[preset] if cell.pairs == "independent"):
         cell = Cell("independent", n, mis=(0.1, 0.25, 0.5), taus=())
         predicted = repeats * cell.chunk * cell.n * _seconds_a_pair(cell, {})
         if predicted > 60.0 * limit:
@@ -263,8 +263,8 @@ def write_coverage(sizes: Sequence[int], repeats: int, out: Path, limit: float) 
         print(f"coverage at n = {n}: {', '.join(lines[-1][2:])}", flush=True)
     text = (
         "# How often a 95 % interval of a measured variance holds the exact law\n\n"
-        f"Written by `python -m benchmarks.variance --coverage {repeats}`: {repeats} repeats a cell, n independent pairs\n"
-        "from Q; the interval is the measured variance of E_{Q_n}[r*] ± 1.96 standard errors, by its fourth moment.\n\n"
+        f"Written by `python -m benchmarks.variance --preset {preset} --coverage {repeats}`: {repeats} repeats a cell, n\n"
+        "independent pairs from Q; the interval is the measured variance of E_{Q_n}[r*] ± 1.96 standard errors, by its fourth moment.\n\n"
     )
     table = tabulate(lines, ["n", "replicates", "MI 0.1", "MI 0.25", "MI 0.5"], tablefmt="github", disable_numparse=True)
     (out / "coverage.md").write_text(text + table + "\n")
@@ -345,8 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with cli.clear_errors(parser):
         folder.mkdir(parents=True, exist_ok=True)
         if options.coverage is not None:
-            sizes = [cell.n for cell in PRESETS[options.preset] if cell.pairs == "independent"]
-            print(write_coverage(sizes, options.coverage, options.out, options.limit))
+            print(write_coverage(options.preset, options.coverage, options.out, options.limit))
             return
         wanted = {cell: options.replicates or replicates for cell, replicates in PRESETS[options.preset].items()}
         run_missing(wanted, folder, options.limit)
