@@ -264,7 +264,8 @@ def write_coverage(preset: str, repeats: int, out: Path, limit: float) -> Path:
     text = (
         "# How often a 95 % interval of a measured variance holds the exact law\n\n"
         f"Written by `python -m benchmarks.variance --preset {preset} --coverage {repeats}`: {repeats} repeats a cell, n\n"
-        "independent pairs from Q; the interval is the measured variance of E_{Q_n}[r*] ± 1.96 standard errors, by its fourth moment.\n\n"
+        "independent pairs from Q; the interval is the measured variance of E_{Q_n}[r*] ± 1.96 standard errors, by its\n"
+        "fourth moment.\n\n"
     )
     table = tabulate(lines, ["n", "replicates", "MI 0.1", "MI 0.25", "MI 0.5"], tablefmt="github", disable_numparse=True)
     (out / "coverage.md").write_text(text + table + "\n")
