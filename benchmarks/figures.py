@@ -19,7 +19,7 @@ from benchmarks import cli, paper, rows, summary
 from benchmarks.rows import Row
 from benchmarks.summary import READ_OUTS, Curve, Protocol, Setting
 
-NETWORK_COLORS = {"joint": "tab:blue", "separable": "tab:orange", "realnvp": "tab:green"}
+NETWORK_COLORS = {"joint": "tab:blue", "separable": "tab:orange", summary.FLOW: "tab:green"}
 _SMOOTHING = 10  # blocks: an eighth of a stage
 
 
@@ -45,7 +45,7 @@ def draw(out: Path) -> list[Path]:
 
 def _by_depth(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     """What shares a Figure 1: the critics of a depth and, each time, the flows, which have a depth of their own."""
-    flows = [setting for setting in settings if setting.critic == "realnvp"]
+    flows = [setting for setting in settings if setting.critic == summary.FLOW]
     critics = [setting for setting in settings if setting not in flows]
     depths = dict.fromkeys(setting.depth for setting in critics or flows)
     return {depth: [setting for setting in settings if setting in flows or setting.depth == depth] for depth in depths}

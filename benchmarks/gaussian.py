@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from benchmarks import cli, figures, machine, rows, summary
+from benchmarks.summary import FLOW
 from mi_jax import estimators, models, networks, tasks, training
 from mi_jax.training import seeds
 
@@ -46,7 +47,6 @@ GENERATIVE: dict[str, Callable[[Hidden], models.Model]] = {
     "ba": lambda hidden: models.ba(_log_standard_normal, networks.RealNVP(hidden=hidden)),
     "doe": lambda hidden: models.doe(*[networks.RealNVP(hidden=hidden)] * 2),
 }
-FLOW = "realnvp"
 NETWORKS = (*CRITICS, FLOW)
 OBJECTIVES = (*DISCRIMINATIVE, *GENERATIVE)
 ROOT_KEY = 0

@@ -22,7 +22,8 @@ READ_OUTS = {
     "ba": "BA (flow, p(x) known)",
     "doe": "DoE (flows)",
 }
-NETWORKS = {"joint": "joint critic", "separable": "separable critic", "realnvp": "RealNVP"}
+FLOW = "realnvp"  # stands where a critic would, for the generative objectives
+NETWORKS = {"joint": "joint critic", "separable": "separable critic", FLOW: "RealNVP"}
 # The first quarter of each stage, while the critic adapts to the new MI, is left out. On the paper's 4,000 iterations that
 # is 1,000; the paper does not say its window, and this one reproduces its CPC row.
 DROPPED = 1 / 4
@@ -31,7 +32,7 @@ DROPPED = 1 / 4
 class Setting(NamedTuple):
     """What is compared within one panel or table: everything but the objective and the seed.
 
-    `critic` is the key of one of `NETWORKS`; "realnvp" stands for the flows of the generative objectives.
+    `critic` is the key of one of `NETWORKS`.
     """
 
     task: str
@@ -115,7 +116,7 @@ def setting_of(row: Row) -> Setting:
 def settings(rows: Sequence[Row]) -> list[Setting]:
     """The settings that the rows cover, in the order of the paper's figures."""
     order = list(NETWORKS)
-    key = lambda s: (s.critic == "realnvp", len(s.hidden), order.index(s.critic), s.task != "gaussian")  # noqa: E731
+    key = lambda s: (s.critic == FLOW, len(s.hidden), order.index(s.critic), s.task != "gaussian")  # noqa: E731
     return sorted({setting_of(row) for row in rows}, key=key)
 
 

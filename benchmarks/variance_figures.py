@@ -50,10 +50,14 @@ class Result(NamedTuple):
         return np.asarray(theory.gaussian_partition_variance(np.array(self.mis), self.dim, self.n, pairs=self.pairs))
 
     @property
+    def pairs_drawn(self) -> int:
+        """How many pairs from Q were looked at, over all replicates."""
+        return self.replicates * (self.n if self.pairs == "independent" else self.n * (self.n - 1))
+
+    @property
     def seen(self) -> np.ndarray:
-        """Whether the pairs looked at, over all replicates, are as many as it takes to sample the tail of r*²."""
-        pairs = self.replicates * (self.n if self.pairs == "independent" else self.n * (self.n - 1))
-        return np.asarray(theory.gaussian_tail_pairs(np.array(self.mis), self.dim)) <= pairs
+        """Whether the pairs drawn are as many as it takes to sample the tail of r*²."""
+        return np.asarray(theory.gaussian_tail_pairs(np.array(self.mis), self.dim)) <= self.pairs_drawn
 
     @property
     def with_interval(self) -> np.ndarray:
@@ -106,8 +110,7 @@ def _partition(panel: Axes, results: Sequence[Result], design: theory.Pairs) -> 
 def _last_seen(result: Result) -> float:
     """The MI at which the pairs looked at are just enough to sample the tail."""
     fine = np.linspace(0.01, 12.0, 2_000)
-    pairs = result.replicates * (result.n if result.pairs == "independent" else result.n * (result.n - 1))
-    return float(np.interp(np.log(pairs), np.log(theory.gaussian_tail_pairs(fine, result.dim)), fine))
+    return float(np.interp(np.log(result.pairs_drawn), np.log(theory.gaussian_tail_pairs(fine, result.dim)), fine))
 
 
 def _estimates(panel: Axes, results: Sequence[Result], design: theory.Pairs) -> None:

@@ -217,7 +217,7 @@ def gaussian_clipped_moments(tau: float, mi: float, dim: int) -> ClippedMoments:
 
     Source: Song & Ermon (2020), Theorems 3 and 4, whose worst cases this is set beside.
     """
-    from scipy import special  # an eighth of the package's own import, for this function alone
+    from scipy import special  # slow to import, and nothing else here needs it
 
     tau, mi = float(_at_least(tau, 0.0, "tau")), float(_at_least(mi, 0.0, "mi"))
     rho = math.sqrt(_rho_squared(mi, dim))
@@ -411,7 +411,7 @@ def infonce_batch_size(mi: float) -> int:
     return max(2, math.ceil(math.exp(float(_at_least(mi, 0.0, "mi")))))
 
 
-@functools.cache  # half a second to make
+@functools.cache  # slow to make
 def _gauss_legendre(degree: int) -> tuple[np.ndarray, np.ndarray]:
     return np.polynomial.legendre.leggauss(degree)
 

@@ -201,7 +201,7 @@ def test_every_generative_objective_starts_at_zero_and_is_named_after_itself(nam
 def test_the_paper_preset_holds_everything_on_both_tasks():
     held = {(cell.task, cell.objective) for cell in gaussian.PAPER}
     assert held == {(task, objective) for task in ("gaussian", "cubic") for objective in gaussian.OBJECTIVES}
-    costs = {gaussian._Cost._kind(cell) for cell in gaussian.PAPER if cell.critic == gaussian.FLOW}
+    costs = {gaussian._Cost._kind(cell) for cell in gaussian.PAPER if cell.critic == summary.FLOW}
     assert len(costs) == 3
     for wrong in ({"objective": "gm"}, {"critic": "realnvp"}):
         with pytest.raises(ValueError, match="generative objectives, and they alone, go with realnvp"):

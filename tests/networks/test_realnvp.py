@@ -59,7 +59,7 @@ def trained(flow, sample, steps, learning_rate):
     [
         (RealNVP(), banana(), 2_000, 1e-3),
         (RealNVP(), ring(scale=0.5), 2_000, 1e-3),
-        (RealNVP(layers=8), ring(scale=0.3), 5_000, 3e-3),  # modes 5 standard deviations apart: five layers stay 0.12 short
+        (RealNVP(layers=8), ring(scale=0.3), 5_000, 3e-3),  # modes 5 standard deviations apart ask for more layers
     ],
     ids=["banana", "ring", "ring of separate modes"],
 )
