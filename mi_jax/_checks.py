@@ -113,3 +113,22 @@ def positive_int(value: Any, name: str) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return int(value)
+
+
+def is_key(value: Any) -> bool:
+    """Whether `value` is a typed key, or an array of them."""
+    return hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def key_vector(keys: Any, name: str) -> None:
+    """Refuse all but a vector of typed keys."""
+    if not is_key(keys):
+        raise TypeError(not_a_key(keys, name))
+    if keys.ndim != 1 or not keys.size:
+        raise ValueError(f"{name} must be a vector of at least one key, one for each seed, got shape {keys.shape}")
+
+
+def not_a_key(value: Any, name: str) -> str:
+    """The message for something else than typed keys."""
+    got = getattr(value, "dtype", type(value).__name__)
+    return f"{name} must be typed keys, from jax.random.split(jax.random.key(seed), n), got {got}"

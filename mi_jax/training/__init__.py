@@ -1,6 +1,24 @@
-"""Training: one seed as a function of its key (`trainer`), and many of them on every device there is (`seeds`)."""
+"""Training: a seed as a function of its key (`trainer`), many on every device (`seeds`), and many settings (`studies`)."""
 
+from mi_jax.training.checkpoints import Checkpoint
 from mi_jax.training.seeds import Fit, fit
-from mi_jax.training.trainer import Trainer, TrainState, adam, scan_steps, trainer
+from mi_jax.training.studies import Study, Summary, grid, study
+from mi_jax.training.trainer import Run, Trainer, TrainState, adam, fixed_read_outs, scan_steps, swept, trainer
 
-__all__ = ["Fit", "TrainState", "Trainer", "adam", "fit", "scan_steps", "trainer"]
+__all__ = [
+    "Checkpoint",
+    "Fit",
+    "Run",
+    "Study",
+    "Summary",
+    "TrainState",
+    "Trainer",
+    "adam",
+    "fit",
+    "fixed_read_outs",
+    "grid",
+    "scan_steps",
+    "study",
+    "swept",
+    "trainer",
+]

@@ -1,24 +1,107 @@
-"""Many seeds at once: over devices by `pmap`, and on each device by `lax.map` or `vmap`.
+"""Many seeds at once: over hosts, on each over devices by `pmap`, and on each device by `lax.map` or `vmap`.
 
-The only file that names devices. A seed is a key, and its training a pure function of it, so seeds never communicate: under
-`lax.map` the same key gives the same bits alone and among others, on any number of devices and in any chunking. Under `vmap`
-batched products round differently, so there a seed is the same only statistically.
+The only file that names devices and hosts. A seed is a key, and its training a pure function of it, so seeds never
+communicate: under `lax.map` the same key gives the same bits alone and among others, on any number of devices, in any
+chunking and after any resume. Under `vmap` batched products round differently: there a seed is the same statistically.
 """
 
+import contextlib
 import functools
+import hashlib
 import math
+import os
+import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
 from mi_jax import _checks
+from mi_jax.training import checkpoints
+from mi_jax.training.checkpoints import Checkpoint
 from mi_jax.training.trainer import Trainer, TrainState, scan_steps
 
 Mapped = Literal["map", "vmap"]
+
+
+class Host(NamedTuple):
+    """This process among those that share a study: its number, from 0, and how many there are."""
+
+    process: int
+    processes: int
+
+    @property
+    def own(self) -> int | None:
+        """Its number, if there are several."""
+        return self.process if self.processes > 1 else None
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This process's part of a list: one item, then as many left out as there are other processes, and so on."""
+        return list(items[self.process :: self.processes])
+
+
+def host() -> Host:
+    """This process among those that `hosts` joined; alone if it joined none."""
+    return Host(jax.process_index(), jax.process_count())
+
+
+@contextlib.contextmanager
+def hosts(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process: int | None = None,
+    *,
+    heartbeat_timeout: int = 60,
+    shutdown_timeout: int = 7 * 24 * 3600,
+) -> Iterator[Host]:
+    """Join the processes that share a study, as a context; call it before anything runs on a device.
+
+    Each process trains its share of the runs on its own devices and writes its own files, so nothing is communicated but
+    that all are alive. If one dies the others end, too, with an error: what they finished is on disk, and the same
+    command goes on from there. A process that has done its share waits for the others.
+
+    Args:
+      coordinator: `host:port` of process 0; on a TPU pod, under Slurm and under Open MPI found out by JAX.
+      num_processes: how many there are; found out likewise.
+      process: the number of this one; found out likewise.
+      heartbeat_timeout: seconds without a sign of life after which a process counts as dead.
+      shutdown_timeout: seconds that a process that is done waits for the others; a week.
+
+    Yields:
+      A `Host`.
+
+    Raises:
+      RuntimeError: if the processes do not find one another.
+    """
+    jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process,
+        heartbeat_timeout_seconds=heartbeat_timeout,
+        shutdown_timeout_seconds=shutdown_timeout,
+    )
+    yield host()
+    # Not after an error: waiting for the others would hide it, and they learn of it as this process ends.
+    jax.distributed.shutdown()
+
+
+def environment() -> dict[str, Any]:
+    """What the bits of a run depend on, besides the run itself."""
+    device = jax.local_devices()[0]
+    return {
+        "machine": platform.machine(),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "jax": jax.__version__,
+        "jaxlib": jax.lib.__version__,
+    }
 
 
 class Layout(NamedTuple):
@@ -48,6 +131,10 @@ class Layout(NamedTuple):
     def join(self, tree: Any) -> Any:
         """The inverse of `split`; drops the padding."""
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: self.num_seeds], tree)
+
+    def place(self, tree: Any) -> Any:
+        """(seeds, ...) leaves, from the host or from any devices, split and put on these."""
+        return self.spread(lambda leaves: leaves)(self.split(to_host(tree)))
 
     def spread(self, function: Callable[[Any], Any], donate: bool = False) -> Any:
         """`function` of one seed's tree, as a pmapped function of `split` trees."""
@@ -93,6 +180,8 @@ class Program(NamedTuple):
       chunks: the run as compiled `states -> (states, histories)`, one entry a chunk, in order.
       lengths: the steps of each chunk.
       layout: where the seeds run.
+      states: the shapes of the states of all seeds.
+      recipe: what was compiled.
       compile_seconds: what compiling took.
     """
 
@@ -100,7 +189,52 @@ class Program(NamedTuple):
     chunks: tuple[Any, ...]
     lengths: tuple[int, ...]
     layout: Layout
+    states: TrainState
+    recipe: Trainer
     compile_seconds: float
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run makes."""
+        return sum(self.lengths)
+
+    def identity(self, runs: Any, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What decides the numbers of these runs, as JSON has it; `config` adds what a person would call them by."""
+        return {
+            "steps": self.steps,
+            "chunks": len(self.lengths),
+            "mapped": self.layout.mapped,
+            "seeds": self.layout.num_seeds,
+            "runs": checkpoints.digest(runs),
+            "program": fingerprint(self.recipe, _first(self.states)),
+            **(config or {}),
+        }
+
+
+def to_host(tree: Any) -> Any:
+    """A tree's arrays as NumPy's, and its typed keys, which NumPy does not have, as committed to no device."""
+
+    def move(leaf: Any) -> Any:
+        if not _checks.is_key(leaf):
+            return np.asarray(leaf)
+        return jax.random.wrap_key_data(jnp.asarray(np.asarray(jax.random.key_data(leaf))), impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(move, tree)
+
+
+def fingerprint(recipe: Trainer, state: TrainState) -> str:
+    """A digest of the text of one seed's step, with all the numbers and data in it: the recipe, as far as it acts.
+
+    Args:
+      recipe: the trainer.
+      state: a state of one seed, or its shapes.
+    """
+    return hashlib.sha256(jax.jit(recipe.step).lower(state).as_text().encode()).hexdigest()[:16]
+
+
+def _first(states: TrainState) -> TrainState:
+    """The shapes of one seed's state, from those of many."""
+    return jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[0], tree), states)
 
 
 class Fit(NamedTuple):
@@ -109,7 +243,7 @@ class Fit(NamedTuple):
     Attributes:
       states: the final `TrainState`, each leaf with a leading axis of seeds.
       history: name -> (seeds, steps) read-outs, in nats, each of the parameters before that step's update.
-      diverged: (seeds,) whether a seed's parameters ended non-finite.
+      diverged: (seeds,) whether a seed's parameters would have left the finite numbers; `states.step` says at which step.
       compile_seconds: time to compile, apart from
       run_seconds: time to run.
     """
@@ -129,16 +263,16 @@ class Report(NamedTuple):
     nats: Mapping[str, np.ndarray]
 
 
-def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 500, key_impl: Any = None) -> Program:
+def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 500, example: Any = None) -> Program:
     """Compile the training of `plan.num_seeds` seeds.
 
     Args:
       recipe: the trainer.
       plan: where the seeds run, from `layout`.
       steps: number of training steps.
-      chunk: about how many steps one scanned program makes; between chunks progress is told. It changes no bit of the
-        result.
-      key_impl: the implementation of the keys, as `jax.random.key` takes it; JAX's default by default.
+      chunk: about how many steps one scanned program makes; between chunks progress is told, and checkpoints are written.
+        It changes no bit of the result.
+      example: one run, as `recipe.init` takes it, for its shapes; by default a key of JAX's default implementation.
 
     Returns:
       A `Program` for `run`.
@@ -151,51 +285,96 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
     lengths = _chunk_lengths(_checks.positive_int(steps, "steps"), _checks.positive_int(chunk, "chunk"))
     start = time.perf_counter()
     init = plan.spread(recipe.init)
-    keys = jax.eval_shape(lambda: plan.split(jax.random.split(jax.random.key(0, impl=key_impl), plan.num_seeds)))
-    states = jax.eval_shape(init, keys)
+    example = jax.random.key(0) if example is None else example
+    runs = jax.eval_shape(lambda: plan.split(jax.tree.map(lambda leaf: jnp.stack([leaf] * plan.num_seeds), example)))
+    states = jax.eval_shape(init, runs)
     scan = functools.partial(scan_steps, recipe)
     scans = {
         length: plan.spread(functools.partial(scan, length=length), donate=True).lower(states).compile()
         for length in set(lengths)
     }
-    compiled = init.lower(keys).compile()
+    compiled = init.lower(runs).compile()
     seconds = time.perf_counter() - start
-    return Program(compiled, tuple(scans[length] for length in lengths), lengths, plan, seconds)
+    states = jax.eval_shape(plan.join, states)
+    return Program(compiled, tuple(scans[length] for length in lengths), lengths, plan, states, recipe, seconds)
 
 
-def run(program: Program, keys: Key[Array, " seeds"], on_chunk: Callable[[Report], None] | None = None) -> Fit:
-    """Train the seeds of these keys.
+def run(
+    program: Program,
+    runs: Any,
+    on_chunk: Callable[[Report], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Fit:
+    """Train the seeds of these keys, or the runs of a sweep.
 
     Args:
       program: from `compile_training`.
-      keys: (seeds,) typed keys, as many as the program's layout has seeds.
+      runs: (seeds,) typed keys, as many as the program's layout has seeds; of a sweep, a `Run` of keys and settings, each
+        with a leading axis of seeds.
       on_chunk: called with a `Report` between chunks.
+      checkpoint: where to write checkpoints between chunks. What is there is gone on from, and ends with the same bits.
 
     Returns:
       A `Fit`.
 
     Raises:
-      ValueError: if the number of keys is not the layout's.
-      TypeError: if `keys` are not typed keys.
+      ValueError: if the number of keys is not the layout's; or if the checkpoint is damaged, or of other runs.
+      TypeError: if `runs` holds no typed keys.
     """
     plan = program.layout
-    _check_keys(keys)
-    if keys.shape != (plan.num_seeds,):
-        raise ValueError(f"keys must have shape ({plan.num_seeds},), one for each seed, got {keys.shape}")
+    _check_runs(runs, plan.num_seeds)
     start = time.perf_counter()
-    states = program.init(plan.split(keys))
-    histories: list[Mapping[str, np.ndarray]] = []
-    done = 0
-    for scan, length in zip(program.chunks, program.lengths, strict=True):
+    keeper = None if checkpoint is None else _Keeper(checkpoint, program, runs)
+    saved = None if keeper is None else keeper.resume()
+    done, states, histories = saved or (0, program.init(plan.split(runs)), [])
+    for scan, stop, length in zip(program.chunks, np.cumsum(program.lengths), program.lengths, strict=True):
+        if stop <= done:
+            continue
         states, nats = scan(states)
         histories.append(jax.tree.map(np.asarray, plan.join(nats)))
         done += length
+        if keeper is not None:
+            keeper.keep(done, states, histories)
         if on_chunk is not None:
-            on_chunk(Report(done, sum(program.lengths), histories[-1]))
+            on_chunk(Report(done, program.steps, histories[-1]))
     states = jax.block_until_ready(plan.join(states))
     seconds = time.perf_counter() - start
-    history = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *histories)
-    return Fit(states, history, _non_finite(states.params), program.compile_seconds, seconds)
+    return Fit(states, _joined(histories), np.asarray(states.diverged), program.compile_seconds, seconds)
+
+
+class _Keeper:
+    """Writes a run's checkpoints, not too often, and reads the one that is there."""
+
+    def __init__(self, checkpoint: Checkpoint, program: Program, runs: Any):
+        self.checkpoint, self.program = checkpoint, program
+        self.identity = program.identity(runs, checkpoint.config)
+        self.last, self.cost = time.perf_counter(), 0.0
+
+    def resume(self) -> tuple[int, Any, list[Mapping[str, np.ndarray]]] | None:
+        """The steps done, the states on their devices, and the history; None if there is no checkpoint."""
+        saved = checkpoints.load(self.checkpoint.folder, self.identity, environment())
+        if saved is None:
+            return None
+        scan = jax.vmap(functools.partial(scan_steps, self.program.recipe, length=saved.step))
+        _, history = jax.eval_shape(scan, self.program.states)
+        tree = saved.into({"states": self.program.states, "history": history})
+        return saved.step, self.program.layout.place(tree["states"]), [tree["history"]]
+
+    def keep(self, done: int, states: Any, histories: list[Mapping[str, np.ndarray]]) -> None:
+        """Write a checkpoint if it is time for one, or the run has ended."""
+        # Writing takes at most a twentieth of the time, whatever the size.
+        wait = max(self.checkpoint.every, 20.0 * self.cost)
+        start = time.perf_counter()
+        if done < self.program.steps and start - self.last < wait:
+            return
+        tree = {"states": self.program.layout.join(states), "history": _joined(histories)}
+        checkpoints.save(self.checkpoint.folder, done, tree, self.identity, environment(), process=host().own)
+        self.last = time.perf_counter()
+        self.cost = self.last - start
+
+
+def _joined(histories: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *histories)
 
 
 def fit(
@@ -207,6 +386,7 @@ def fit(
     devices: Sequence[jax.Device] | None = None,
     mapped: Mapped | None = None,
     on_chunk: Callable[[Report], None] | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
 ) -> Fit:
     """Train one seed for each key, on all devices.
 
@@ -218,12 +398,15 @@ def fit(
       devices: by default all local ones.
       mapped: how the seeds of one device run; see `layout`.
       on_chunk: called with a `Report` between chunks.
+      checkpoint: a folder, or a `Checkpoint`, to write to between chunks. If the run is killed, the same call goes on from
+        there and ends with the same bits. Needs `mi-jax[checkpoints]`.
 
     Returns:
-      A `Fit`. Diverged seeds are flagged in it, not dropped: leave them out of any average.
+      A `Fit`. Diverged seeds are frozen and flagged in it, not dropped: leave them out of any average.
 
     Raises:
-      ValueError: if `keys` is not a vector, or `steps` or `chunk` is less than 1.
+      ValueError: if `keys` is not a vector, or `steps` or `chunk` is less than 1; or if the folder holds something else
+        than a checkpoint of these runs, or a damaged one: it is left as it is.
       TypeError: if `keys` are not typed keys.
 
     Example:
@@ -236,12 +419,10 @@ def fit(
       >>> result.history["infonce"].shape
       (3, 20)
     """
-    _check_keys(keys)
-    if keys.ndim != 1 or not keys.size:
-        raise ValueError(f"keys must be a vector of at least one key, one for each seed, got shape {keys.shape}")
+    _checks.key_vector(keys, "keys")
     plan = layout(keys.shape[0], devices, mapped)
-    program = compile_training(recipe, plan, steps=steps, chunk=chunk, key_impl=jax.random.key_impl(keys))
-    return run(program, keys, on_chunk)
+    program = compile_training(recipe, plan, steps=steps, chunk=chunk, example=keys[0])
+    return run(program, keys, on_chunk, Checkpoint.of(checkpoint))
 
 
 def _chunk_lengths(steps: int, chunk: int) -> tuple[int, ...]:
@@ -251,13 +432,12 @@ def _chunk_lengths(steps: int, chunk: int) -> tuple[int, ...]:
     return tuple(steps // number + (place < steps % number) for place in range(number))
 
 
-def _check_keys(keys: Any) -> None:
-    if not (hasattr(keys, "dtype") and jax.dtypes.issubdtype(keys.dtype, jax.dtypes.prng_key)):
-        got = getattr(keys, "dtype", type(keys).__name__)
-        raise TypeError(f"keys must be typed keys, from jax.random.split(jax.random.key(seed), n), got {got}")
-
-
-def _non_finite(tree: Any) -> np.ndarray:
-    """(seeds,) whether any number in a seed's leaves is not finite."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    return np.logical_or.reduce([~np.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1) for leaf in leaves])
+def _check_runs(runs: Any, num_seeds: int) -> None:
+    leaves = jax.tree.leaves(runs)
+    keys = next(filter(_checks.is_key, leaves), None)
+    if keys is None:
+        raise TypeError(_checks.not_a_key(leaves[0] if leaves else runs, "keys"))
+    for leaf in leaves:
+        if leaf.shape[:1] != (num_seeds,):
+            name = "keys" if leaf is keys else "settings"
+            raise ValueError(f"{name} must have shape ({num_seeds},), one for each seed, got {leaf.shape}")

@@ -1,7 +1,7 @@
 """The trainer: training as an init and a step, scanned; a pure function of the key.
 
 Nothing here knows of devices or of other seeds. The key of a step is folded from the seed's key and the step's number, so
-the chunks that a run is cut into do not change it.
+the chunks that a run is cut into do not change it. A run whose parameters would leave the finite numbers stays where it was.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mi_jax import _checks
 from mi_jax.models import Model
 
 Batch = Callable[[PRNGKeyArray, Int[Array, ""]], tuple[Array, Array]]
+Settings = Mapping[str, Any]
 
 
 class TrainState(NamedTuple):
@@ -24,9 +25,12 @@ class TrainState(NamedTuple):
     Attributes:
       key: the seed's key for drawing batches; it never changes.
       step: number of updates made.
-      params: the model's parameters.
+      params: the model's parameters; always finite, if they were so at the start.
       opt_state: the optimiser's state.
       model_state: the model's state: for MINE, the log of its moving average.
+      diverged: whether an update would have made a parameter non-finite. Such a run is frozen: its parameters and `step`
+        stay those before that update, and its read-outs are NaN from then on.
+      settings: what a sweep trains under, name -> scalar; empty outside of one. See `swept`.
     """
 
     key: PRNGKeyArray
@@ -34,18 +38,27 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     model_state: Any
+    diverged: Bool[Array, ""]
+    settings: Settings | tuple[()] = ()
+
+
+class Run(NamedTuple):
+    """What a run of a sweep starts from: a seed's key, and the settings it trains under."""
+
+    key: PRNGKeyArray
+    settings: Settings
 
 
 class Trainer(NamedTuple):
     """Training as a pair of pure functions.
 
     Attributes:
-      init: `key -> TrainState`.
+      init: `key -> TrainState`; of a sweep, `Run -> TrainState`.
       step: `TrainState -> (TrainState, {name: nats})`; the read-outs are those of the parameters *before* the update, on the
         step's fresh batch.
     """
 
-    init: Callable[[PRNGKeyArray], TrainState]
+    init: Callable[[Any], TrainState]
     step: Callable[[TrainState], tuple[TrainState, Mapping[str, Float[Array, ""]]]]
 
 
@@ -104,7 +117,7 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
         # For the shapes alone: the compiler drops the drawing of this batch.
         x, y = batch(batch_key, step)
         params = model.init(params_key, x, y)
-        return TrainState(batch_key, step, params, optimizer.init(params), model.init_state())
+        return TrainState(batch_key, step, params, optimizer.init(params), model.init_state(), jnp.zeros((), bool))
 
     def step(state: TrainState) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
         x, y = batch(jax.random.fold_in(state.key, state.step), state.step)
@@ -112,9 +125,48 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
         grads, (model_state, nats) = gradient(state.params, state.model_state, x, y)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.key, state.step + 1, params, opt_state, model_state), nats
+        goes_on = ~state.diverged & _all_finite(params)
+        # The optimiser's state is not chosen: a frozen run never uses it again, and it is the largest part.
+        params, model_state = jax.tree.map(
+            lambda new, old: jnp.where(goes_on, new, old), (params, model_state), (state.params, state.model_state)
+        )
+        nats = {name: jnp.where(state.diverged, jnp.nan, value) for name, value in nats.items()}
+        state = state._replace(step=state.step + goes_on, params=params, opt_state=opt_state, model_state=model_state)
+        return state._replace(diverged=~goes_on), nats
 
     return Trainer(init, step)
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+
+
+def swept(recipe: Callable[[Settings], Trainer]) -> Trainer:
+    """The trainer of runs that differ in their settings, which are traced, so that all of them are one program.
+
+    Args:
+      recipe: `settings -> Trainer`, with settings name -> scalar: an MI, a tau, a learning rate. What they decide may not
+        shape the program.
+
+    Returns:
+      A `Trainer` whose `init` takes a `Run`; the state carries its settings.
+
+    Example:
+      >>> import jax
+      >>> from mi_jax import estimators, models, networks, tasks, training
+      >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
+      >>> def recipe(settings):
+      ...     task = tasks.gaussian(dim=2, mi=settings["mi"])
+      ...     return training.trainer(model, lambda key, step: task.sample(key, 64))
+      >>> state = training.swept(recipe).init(training.Run(jax.random.key(0), {"mi": 1.0}))
+      >>> state.settings
+      {'mi': 1.0}
+    """
+
+    def init(run: Run) -> TrainState:
+        return recipe(run.settings).init(run.key)._replace(settings=run.settings)
+
+    return Trainer(init, lambda state: recipe(dict(state.settings)).step(state))
 
 
 def scan_steps(recipe: Trainer, state: TrainState, length: int) -> tuple[TrainState, Mapping[str, Float[Array, " length"]]]:
@@ -139,3 +191,30 @@ def scan_steps(recipe: Trainer, state: TrainState, length: int) -> tuple[TrainSt
       (10,)
     """
     return jax.lax.scan(lambda carry, _: recipe.step(carry), state, length=length)
+
+
+def fixed_read_outs(recipe: Trainer, state: TrainState, batches: int) -> Mapping[str, Float[Array, " batches"]]:
+    """The read-outs of fresh batches while the parameters stay: their variance is the batch variance at a fixed critic.
+
+    Args:
+      recipe: the trainer.
+      state: whose parameters; the batches are those of its next step, drawn with keys that no step of training folds.
+      batches: how many; static.
+
+    Returns:
+      The read-outs, each (batches,), in nats; NaN if the run has diverged.
+
+    Example:
+      >>> import jax
+      >>> from mi_jax import estimators, models, networks, tasks, training
+      >>> task = tasks.gaussian(dim=2, mi=1.0)
+      >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
+      >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
+      >>> training.fixed_read_outs(recipe, recipe.init(jax.random.key(0)), 5)["infonce"].shape
+      (5,)
+    """
+    # Steps are int32, so that no step of training has this number.
+    root = jax.random.fold_in(state.key, jnp.uint32(2**32 - 1))
+    return jax.lax.map(
+        lambda number: recipe.step(state._replace(key=jax.random.fold_in(root, number)))[1], jnp.arange(batches)
+    )

@@ -1,0 +1,282 @@
+"""Checkpoints of training, by orbax: written whole or not at all, and read only where they belong.
+
+A checkpoint is a folder with one numbered step in it. Beside the arrays it holds what it is of, its *identity*, and a digest
+of every array, so that a damaged file, a foreign one, or one of another configuration is refused and left as it is. Needs
+the extra `mi-jax[checkpoints]`; orbax is loaded as the first checkpoint is written or read.
+"""
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mi_jax import _checks
+
+FORMAT = "mi_jax checkpoint, 1"
+CHECKPOINT_SECONDS = 10.0
+
+
+class Checkpoint(NamedTuple):
+    """Where and how a run is kept between chunks.
+
+    Attributes:
+      folder: the folder; one for each run.
+      every: seconds between checkpoints, at least. They are also spaced so that writing takes a twentieth of the time.
+      config: what the run is, as JSON has it, in its author's words: compared, beside what is compared anyway (keys, steps,
+        the text of the program), before a checkpoint is read.
+    """
+
+    folder: str | Path
+    every: float = CHECKPOINT_SECONDS
+    config: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, place: "Checkpoint | str | Path | None") -> "Checkpoint | None":
+        """A folder's name as a `Checkpoint`; others as they are."""
+        return cls(place) if isinstance(place, str | Path) else place
+
+
+class Saved(NamedTuple):
+    """A checkpoint as it was read, whole and undamaged.
+
+    Attributes:
+      step: its number.
+      arrays: path in the tree -> array.
+      kept: path -> what the identity of `arrays[path]` is: shape, dtype, digest.
+    """
+
+    step: int
+    arrays: Mapping[str, np.ndarray]
+    kept: Mapping[str, Mapping[str, Any]]
+
+    def into(self, like: Any) -> Any:
+        """The tree that was saved, with the structure, shapes and dtypes of `like`.
+
+        Raises:
+          ValueError: if the saved tree has others.
+        """
+        paths, structure = jax.tree_util.tree_flatten_with_path(like)
+        wanted = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+        if wanted.keys() != self.arrays.keys():
+            odd = sorted(wanted.keys() ^ self.arrays.keys())
+            raise ValueError(f"it holds another tree: {odd[0]} is only in one of the two")
+        for path, leaf in wanted.items():
+            ours, theirs = _form(leaf), {name: self.kept[path][name] for name in ("shape", "dtype")}
+            if ours != theirs:
+                raise ValueError(f"its {path} has shape {theirs['shape']} and dtype {theirs['dtype']}, not {ours}")
+        leaves = [self.arrays[path] if "key_impl" not in self.kept[path] else self._key(path) for path in wanted]
+        return jax.tree.unflatten(structure, leaves)
+
+    def _key(self, path: str) -> jax.Array:
+        return jax.random.wrap_key_data(jnp.asarray(self.arrays[path]), impl=self.kept[path]["key_impl"])
+
+
+def save(
+    folder: str | Path,
+    step: int,
+    tree: Any,
+    identity: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    *,
+    process: int | None = None,
+) -> None:
+    """Write a checkpoint, whole or not at all; only then does the one before it go.
+
+    Args:
+      folder: where; made if it is not there.
+      step: its number, larger than that of the one before.
+      tree: arrays, typed keys among them.
+      identity: what it is of, as JSON has it: read back only for the same.
+      environment: what its bits depend on besides; read back under another with a warning.
+      process: this process's number among several, which then write without waiting for one another; None if it is alone.
+
+    Raises:
+      ValueError: if the folder holds something else, or the checkpoint of another identity.
+    """
+    folder = Path(folder)
+    latest = max(_steps(folder), default=None)  # an older one may be half removed
+    if latest is not None:
+        path = folder / str(latest)
+        _check_identity(path, _about(path)["identity"], identity, environment, environment)
+        if latest >= step:
+            raise ValueError(f"{path} is there already; step {step} would not come after it")
+    flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    arrays = {path: _data(leaf) for path, leaf in flat.items()}
+    kept = {path: _form(leaf) | {"sha256": _digest(arrays[path])} | _key_impl(leaf) for path, leaf in flat.items()}
+    about = {"format": FORMAT, "identity": identity, "environment": environment, "arrays": kept}
+    ocp = _orbax()
+    # Named by their numbers: a path is no file name. Orbax takes no array without entries, and none is lost with it.
+    numbered = {f"{number:05d}": array for number, array in enumerate(arrays.values()) if array.size}
+    with _manager(folder, process) as manager:
+        content = {"arrays": ocp.args.PyTreeSave(numbered), "about": ocp.args.JsonSave(about)}
+        manager.save(step, args=ocp.args.Composite(**content))
+
+
+def load(folder: str | Path, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> Saved | None:
+    """Read a checkpoint, whole and undamaged.
+
+    Args:
+      folder: where it may be.
+      identity: what it must be of.
+      environment: where its bits are wanted.
+
+    Returns:
+      What was saved, or None if there is none: no folder, an empty one, or one that a writer was killed in before its first
+      checkpoint was whole.
+
+    Raises:
+      ValueError: if the folder holds something else, or a checkpoint that is damaged or of another identity.
+
+    Warns:
+      UserWarning: if it was written in another environment: what follows may then differ in its last bits.
+    """
+    folder = Path(folder)
+    steps = _steps(folder)
+    if not steps:
+        return None
+    path = folder / str(max(steps))
+    about = _about(path)
+    _check_identity(path, about["identity"], identity, about["environment"], environment)
+    return Saved(max(steps), _arrays(path, about["arrays"]), about["arrays"])
+
+
+def digest(tree: Any) -> str:
+    """A digest of a tree's arrays and typed keys: of their names, shapes, dtypes and bytes."""
+    content = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(jax.random.key_data(leaf) if _checks.is_key(leaf) else leaf)
+        content.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {array.shape} ".encode() + array.tobytes())
+    return content.hexdigest()[:16]
+
+
+def check(folder: str | Path, part: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose identity does not hold this part; no checkpoint is none to refuse.
+
+    Args:
+      folder: where it may be.
+      part: some of an identity: name -> value.
+      environment: where its bits are wanted.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    for step in sorted(_steps(Path(folder)))[-1:]:
+        path = Path(folder) / str(step)
+        about = _about(path)
+        saved = {name: about["identity"].get(name) for name in part}
+        _check_identity(path, saved, part, about["environment"], environment)
+
+
+def _steps(folder: Path) -> list[int]:
+    """The numbers of the whole checkpoints in a folder that may hold nothing else but unfinished ones."""
+    if not folder.is_dir():
+        if folder.exists():
+            raise ValueError(f"{folder} is no folder, so no checkpoint can be there; move it away")
+        return []
+    names = [path.name for path in folder.iterdir()]
+    strange = [name for name in names if not name.isdecimal() and ".orbax-checkpoint-tmp" not in name]
+    if strange:
+        raise ValueError(f"{folder} is no folder of checkpoints: it holds {min(strange)!r}; choose another")
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _about(path: Path) -> Mapping[str, Any]:
+    """What a checkpoint says of itself."""
+    ocp = _orbax()
+    with _damage_named(path), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        about = reader.restore(path / "about")
+        if about["format"] != FORMAT:
+            raise ValueError(f"its format is {about['format']!r}")
+        return {name: about[name] for name in ("identity", "environment", "arrays")}
+
+
+def _arrays(path: Path, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """A checkpoint's arrays, compared with their digests."""
+    ocp = _orbax()
+    names = {f"{number:05d}": name for number, name in enumerate(kept) if 0 not in kept[name]["shape"]}
+    arrays = {name: np.zeros(form["shape"], form["dtype"]) for name, form in kept.items() if 0 in form["shape"]}
+    with _damage_named(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        as_numpy = {number: ocp.RestoreArgs(restore_type=np.ndarray) for number in names}
+        numbered = reader.restore(path / "arrays", restore_args=as_numpy)
+        arrays |= {name: np.asarray(numbered[number]) for number, name in names.items()}
+        for name, form in kept.items():
+            if _digest(arrays[name]) != form["sha256"]:
+                raise ValueError(f"its {name} is not what was written")
+    return arrays
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Whatever orbax and its store raise on a broken file, as one clear error."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or no checkpoint of mi_jax ({_line(error)}); move it away") from error
+
+
+def _check_identity(
+    path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[str, Any]
+) -> None:
+    elsewhere = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    for name in sorted(saved.keys() | wanted.keys()):
+        # Another version writes the same program in another way: then the warning below says what can be said.
+        if saved.get(name) != wanted.get(name) and not (name == "program" and elsewhere):
+            was, now = _short(saved.get(name)), _short(wanted.get(name))
+            raise ValueError(f"{path} is of another configuration: its {name} is {was}, not {now}; choose another folder")
+    if elsewhere:
+        which = ", ".join(f"{name} {_short(there.get(name))}, here {_short(here.get(name))}" for name in elsewhere)
+        warnings.warn(f"{path} was written in another environment ({which}): the last bits may differ", stacklevel=4)
+
+
+def _manager(folder: str | Path, process: int | None) -> Any:
+    ocp = _orbax()
+    options: dict[str, Any] = {"max_to_keep": 1, "enable_async_checkpointing": False, "cleanup_tmp_directories": True}
+    if process is not None:
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+        )
+        options["create"] = False  # orbax makes no folder for some of the processes
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return ocp.CheckpointManager(Path(folder).absolute(), options=ocp.CheckpointManagerOptions(**options))
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint as ocp  # an extra, and slow to import
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("checkpoints need orbax; install mi-jax[checkpoints]") from error
+    return ocp
+
+
+def _data(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _checks.is_key(leaf) else leaf)
+
+
+def _form(leaf: Any) -> dict[str, Any]:
+    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def _key_impl(leaf: Any) -> dict[str, str]:
+    return {"key_impl": str(jax.random.key_impl(leaf))} if _checks.is_key(leaf) else {}
+
+
+def _digest(array: np.ndarray) -> str:
+    header = f"{array.dtype} {array.shape} ".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
