@@ -1,12 +1,14 @@
 """What the benchmarks' command lines share: types of options, and errors told in one line."""
 
 import argparse
+import contextlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+
+from mi_jax.training import seeds
 
 
-@contextmanager
+@contextlib.contextmanager
 def clear_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     """Bad input and bad files end the command with one line and exit code 2; an interrupt with how to go on, and 130."""
     try:
@@ -33,3 +35,21 @@ def positive_float(text: str) -> float:
     if not number > 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return number
+
+
+def add_hosts(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that several processes share."""
+    coordinator_help = (
+        "host:port of process 0, to share the runs with other processes; auto: on a TPU pod, under Slurm or MPI"
+    )
+    parser.add_argument("--coordinator", help=coordinator_help)
+    parser.add_argument("--processes", type=positive_int, help="how many processes; auto finds out")
+    parser.add_argument("--process", type=int, help="the number of this one, from 0; auto finds out")
+
+
+def hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[seeds.Host]:
+    """The processes that the options name, as a context."""
+    if options.coordinator is None:
+        return contextlib.nullcontext(seeds.host())
+    coordinator = None if options.coordinator == "auto" else options.coordinator
+    return seeds.hosts(coordinator, options.processes, options.process)

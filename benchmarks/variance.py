@@ -227,7 +227,7 @@ def draw_chunks(cell: Cell, start: int, stop: int, advance: Callable[[int], Any]
     plan = seeds.layout(min(jax.local_device_count(), stop - start), mapped="map")
     began = time.perf_counter()
     shape = jax.eval_shape(lambda: plan.split(jax.random.split(root, plan.num_seeds)))
-    program = plan.spread(cell.draw).lower(shape).compile()
+    program = plan.compile(cell.draw, shape)
     compiled = time.perf_counter()
     chunks: list[Mapping[str, Moments]] = []
     for first in range(start, stop, plan.num_seeds):

@@ -3,12 +3,13 @@
 from mi_jax.training.checkpoints import Checkpoint
 from mi_jax.training.seeds import Fit, fit
 from mi_jax.training.studies import Study, Summary, grid, study
-from mi_jax.training.trainer import Run, Trainer, TrainState, adam, fixed_read_outs, scan_steps, swept, trainer
+from mi_jax.training.trainer import Run, Settings, Trainer, TrainState, adam, fixed_read_outs, scan_steps, swept, trainer
 
 __all__ = [
     "Checkpoint",
     "Fit",
     "Run",
+    "Settings",
     "Study",
     "Summary",
     "TrainState",

@@ -6,7 +6,10 @@ the extra `mi-jax[checkpoints]`; orbax is loaded as the first checkpoint is writ
 """
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +23,7 @@ from mi_jax import _checks
 
 FORMAT = "mi_jax checkpoint, 1"
 CHECKPOINT_SECONDS = 10.0
+_ITEM = "default"  # orbax's name for what a step holds
 
 
 class Checkpoint(NamedTuple):
@@ -83,8 +87,6 @@ def save(
     tree: Any,
     identity: Mapping[str, Any],
     environment: Mapping[str, Any],
-    *,
-    process: int | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all; only then does the one before it go.
 
@@ -94,7 +96,6 @@ def save(
       tree: arrays, typed keys among them.
       identity: what it is of, as JSON has it: read back only for the same.
       environment: what its bits depend on besides; read back under another with a warning.
-      process: this process's number among several, which then write without waiting for one another; None if it is alone.
 
     Raises:
       ValueError: if the folder holds something else, or the checkpoint of another identity.
@@ -108,14 +109,10 @@ def save(
             raise ValueError(f"{path} is there already; step {step} would not come after it")
     flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     arrays = {path: _data(leaf) for path, leaf in flat.items()}
-    kept = {path: _form(leaf) | {"sha256": _digest(arrays[path])} | _key_impl(leaf) for path, leaf in flat.items()}
+    kept = {path: _form(leaf) | _data_form(arrays[path]) | _key_impl(leaf) for path, leaf in flat.items()}
     about = {"format": FORMAT, "identity": identity, "environment": environment, "arrays": kept}
-    ocp = _orbax()
-    # Named by their numbers: a path is no file name. Orbax takes no array without entries, and none is lost with it.
-    numbered = {f"{number:05d}": array for number, array in enumerate(arrays.values()) if array.size}
-    with _manager(folder, process) as manager:
-        content = {"arrays": ocp.args.PyTreeSave(numbered), "about": ocp.args.JsonSave(about)}
-        manager.save(step, args=ocp.args.Composite(**content))
+    with _manager(folder) as manager:
+        manager.save(step, args=_handler()(about, list(arrays.values())))
 
 
 def load(folder: str | Path, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> Saved | None:
@@ -188,9 +185,8 @@ def _steps(folder: Path) -> list[int]:
 
 def _about(path: Path) -> Mapping[str, Any]:
     """What a checkpoint says of itself."""
-    ocp = _orbax()
-    with _damage_named(path), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        about = reader.restore(path / "about")
+    with _damage_named(path):
+        about = json.loads((path / _ITEM / "about.json").read_text())
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']!r}")
         return {name: about[name] for name in ("identity", "environment", "arrays")}
@@ -198,17 +194,14 @@ def _about(path: Path) -> Mapping[str, Any]:
 
 def _arrays(path: Path, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """A checkpoint's arrays, compared with their digests."""
-    ocp = _orbax()
-    names = {f"{number:05d}": name for number, name in enumerate(kept) if 0 not in kept[name]["shape"]}
-    arrays = {name: np.zeros(form["shape"], form["dtype"]) for name, form in kept.items() if 0 in form["shape"]}
-    with _damage_named(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        as_numpy = {number: ocp.RestoreArgs(restore_type=np.ndarray) for number in names}
-        numbered = reader.restore(path / "arrays", restore_args=as_numpy)
-        arrays |= {name: np.asarray(numbered[number]) for number, name in names.items()}
-        for name, form in kept.items():
-            if _digest(arrays[name]) != form["sha256"]:
+    with _damage_named(path), np.load(path / _ITEM / "arrays.npz", allow_pickle=False) as content:
+        arrays = {}
+        for number, (name, form) in enumerate(kept.items()):
+            data = np.frombuffer(content[f"arr_{number}"], jnp.dtype(form["data"])).reshape(form["data_shape"])
+            if _digest(data) != form["sha256"]:
                 raise ValueError(f"its {name} is not what was written")
-    return arrays
+            arrays[name] = data
+        return arrays
 
 
 @contextlib.contextmanager
@@ -236,16 +229,57 @@ def _check_identity(
         warnings.warn(f"{path} was written in another environment ({which}): the last bits may differ", stacklevel=4)
 
 
-def _manager(folder: str | Path, process: int | None) -> Any:
+@functools.cache
+def _handler() -> Any:
+    """What orbax calls to write a checkpoint, as it takes it: one class of arguments, with their handler.
+
+    Orbax's own handlers write NumPy's arrays from process 0 only, and refuse those of JAX that one process has alone: they
+    know one checkpoint of all processes, and here each has its own.
+    """
     ocp = _orbax()
-    options: dict[str, Any] = {"max_to_keep": 1, "enable_async_checkpointing": False, "cleanup_tmp_directories": True}
-    if process is not None:
-        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
-            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
-        )
-        options["create"] = False  # orbax makes no folder for some of the processes
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    return ocp.CheckpointManager(Path(folder).absolute(), options=ocp.CheckpointManagerOptions(**options))
+
+    class Handler(ocp.CheckpointHandler):  # type: ignore[name-defined]
+        def save(self, directory: Any, args: Any) -> None:
+            (directory / "about.json").write_text(json.dumps(args.about))
+            # As bytes, which every dtype of JAX has, and NumPy's format has not.
+            with (directory / "arrays.npz").open("wb") as file:
+                np.savez(file, *(np.frombuffer(array.tobytes(), np.uint8) for array in args.arrays))
+
+        def restore(self, directory: Any, args: Any = None) -> Any:
+            raise NotImplementedError  # `load` reads without orbax
+
+    @ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
+    @dataclasses.dataclass
+    class Save(ocp.args.CheckpointArgs):  # type: ignore[name-defined]
+        about: Mapping[str, Any]
+        arrays: list[np.ndarray]
+
+    return Save
+
+
+def _manager(folder: Path) -> Any:
+    ocp = _orbax()
+    folder.mkdir(parents=True, exist_ok=True)
+    own = ocp.multihost.process_index()
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1,
+        create=False,  # orbax makes no folder for a process alone
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(own, {own}, f"process{own}"),
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def meet(processes: int, timeout: float) -> None:
+    """Wait until this many processes, all there are, have come here.
+
+    Args:
+      processes: how many there are.
+      timeout: seconds to wait for them.
+    """
+    wait = _orbax().multihost.get_barrier_sync_fn(processes=set(range(processes)))
+    wait(key="mi_jax: all shares are done", timeout_ms=int(1_000 * timeout))
 
 
 def _orbax() -> Any:
@@ -262,6 +296,10 @@ def _data(leaf: Any) -> np.ndarray:
 
 def _form(leaf: Any) -> dict[str, Any]:
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def _data_form(array: np.ndarray) -> dict[str, Any]:
+    return {"data": str(array.dtype), "data_shape": list(array.shape), "sha256": _digest(array)}
 
 
 def _key_impl(leaf: Any) -> dict[str, str]:

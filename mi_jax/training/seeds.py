@@ -26,6 +26,8 @@ from mi_jax.training import checkpoints
 from mi_jax.training.checkpoints import Checkpoint
 from mi_jax.training.trainer import Trainer, TrainState, scan_steps
 
+# Processes meet before they shut down, so a longer wait means that one has failed: then this ends the others.
+SHUTDOWN_SECONDS = 30
 Mapped = Literal["map", "vmap"]
 
 
@@ -34,11 +36,6 @@ class Host(NamedTuple):
 
     process: int
     processes: int
-
-    @property
-    def own(self) -> int | None:
-        """Its number, if there are several."""
-        return self.process if self.processes > 1 else None
 
     def share(self, items: Sequence[Any]) -> list[Any]:
         """This process's part of a list: one item, then as many left out as there are other processes, and so on."""
@@ -57,7 +54,7 @@ def hosts(
     process: int | None = None,
     *,
     heartbeat_timeout: int = 60,
-    shutdown_timeout: int = 7 * 24 * 3600,
+    finish_timeout: int = 7 * 24 * 3600,
 ) -> Iterator[Host]:
     """Join the processes that share a study, as a context; call it before anything runs on a device.
 
@@ -70,7 +67,7 @@ def hosts(
       num_processes: how many there are; found out likewise.
       process: the number of this one; found out likewise.
       heartbeat_timeout: seconds without a sign of life after which a process counts as dead.
-      shutdown_timeout: seconds that a process that is done waits for the others; a week.
+      finish_timeout: seconds that a process that is done waits for the others; a week.
 
     Yields:
       A `Host`.
@@ -83,10 +80,11 @@ def hosts(
         num_processes,
         process,
         heartbeat_timeout_seconds=heartbeat_timeout,
-        shutdown_timeout_seconds=shutdown_timeout,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
     yield host()
-    # Not after an error: waiting for the others would hide it, and they learn of it as this process ends.
+    # Not after an error: waiting would hide it, and the others learn of it as this process ends.
+    checkpoints.meet(jax.process_count(), finish_timeout)
     jax.distributed.shutdown()
 
 
@@ -140,6 +138,11 @@ class Layout(NamedTuple):
         """`function` of one seed's tree, as a pmapped function of `split` trees."""
         over_seeds = functools.partial(jax.lax.map, function) if self.mapped == "map" else jax.vmap(function)
         return jax.pmap(over_seeds, devices=self.devices, donate_argnums=0 if donate else ())
+
+    def compile(self, function: Callable[[Any], Any], like: Any, donate: bool = False) -> Any:
+        """`function` spread, and compiled for `split` trees of these shapes."""
+        # As types: with several processes pmap takes anything else for an array to be moved.
+        return self.spread(function, donate).lower(jax.tree.map(jax.typeof, like)).compile()
 
 
 def layout(num_seeds: int, devices: Sequence[jax.Device] | None = None, mapped: Mapped | None = None) -> Layout:
@@ -284,16 +287,12 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
     _checks.instance(recipe, Trainer, "recipe")
     lengths = _chunk_lengths(_checks.positive_int(steps, "steps"), _checks.positive_int(chunk, "chunk"))
     start = time.perf_counter()
-    init = plan.spread(recipe.init)
     example = jax.random.key(0) if example is None else example
     runs = jax.eval_shape(lambda: plan.split(jax.tree.map(lambda leaf: jnp.stack([leaf] * plan.num_seeds), example)))
-    states = jax.eval_shape(init, runs)
+    states = jax.eval_shape(jax.vmap(jax.vmap(recipe.init)), runs)
     scan = functools.partial(scan_steps, recipe)
-    scans = {
-        length: plan.spread(functools.partial(scan, length=length), donate=True).lower(states).compile()
-        for length in set(lengths)
-    }
-    compiled = init.lower(runs).compile()
+    scans = {length: plan.compile(functools.partial(scan, length=length), states, donate=True) for length in set(lengths)}
+    compiled = plan.compile(recipe.init, runs)
     seconds = time.perf_counter() - start
     states = jax.eval_shape(plan.join, states)
     return Program(compiled, tuple(scans[length] for length in lengths), lengths, plan, states, recipe, seconds)
@@ -368,7 +367,7 @@ class _Keeper:
         if done < self.program.steps and start - self.last < wait:
             return
         tree = {"states": self.program.layout.join(states), "history": _joined(histories)}
-        checkpoints.save(self.checkpoint.folder, done, tree, self.identity, environment(), process=host().own)
+        checkpoints.save(self.checkpoint.folder, done, tree, self.identity, environment())
         self.last = time.perf_counter()
         self.cost = self.last - start
 

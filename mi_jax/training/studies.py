@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -224,7 +225,7 @@ def study(
     if window is not None and not 1 <= window <= steps:
         raise ValueError(f"window must be from 1 to steps, {steps}, got {window}")
     host = seeds.host()
-    if host.own is not None and folder is None:
+    if host.processes > 1 and folder is None:
         raise ValueError("folder must be given where several processes share a study, for their results to meet in")
     plan = _Plan(swept(recipe), columns, keys, steps, batches, chunk, together, devices, mapped)
     shelf = None if folder is None else _Shelf(Path(folder), plan, config, checkpoint_every)
@@ -259,8 +260,8 @@ class _Plan:
         example = jax.tree.map(lambda leaf: leaf[0], self.runs([(0, 0)]))
         program = seeds.compile_training(self.recipe, layout, steps=self.steps, chunk=chunk, example=example)
         start = time.perf_counter()
-        spread = layout.spread(functools.partial(fixed_read_outs, self.recipe, batches=self.batches))
-        fixed = spread.lower(jax.eval_shape(layout.split, program.states)).compile()
+        read = functools.partial(fixed_read_outs, self.recipe, batches=self.batches)
+        fixed = layout.compile(read, jax.eval_shape(layout.split, program.states))
         self.compile_seconds = program.compile_seconds + time.perf_counter() - start
         return program, fixed
 
@@ -290,7 +291,7 @@ class _Shelf:
 
     def __init__(self, folder: Path, plan: _Plan, config: Mapping[str, Any] | None, every: float):
         self.folder, self.plan, self.every = folder, plan, every
-        self.environment, self.process = seeds.environment(), seeds.host().own
+        self.environment = seeds.environment()
         state = plan.like().state
         self.study = {
             "steps": plan.steps,
@@ -305,7 +306,9 @@ class _Shelf:
         return {**self.study, "settings": self.plan.values(place[0]), "key": key}
 
     def path(self, place: tuple[int, int]) -> Path:
-        return self.folder / "runs" / _digest(self.identity(place))
+        identity = self.identity(place)
+        values = "-".join(f"{name}{value:g}" for name, value in identity["settings"].items())
+        return self.folder / "runs" / f"{re.sub('[^a-zA-Z0-9._-]', '_', values)}-{_digest(identity)}"
 
     def read(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], _Result]:
         """The finished ones of these runs. A folder with runs of another study is refused."""
@@ -327,7 +330,7 @@ class _Shelf:
 
     def write(self, place: tuple[int, int], result: _Result) -> None:
         identity = self.identity(place)
-        checkpoints.save(self.path(place), self.plan.steps, result, identity, self.environment, process=self.process)
+        checkpoints.save(self.path(place), self.plan.steps, result, identity, self.environment)
 
     def partial(self, places: Sequence[tuple[int, int]]) -> Checkpoint:
         """Where runs that go on together are kept meanwhile."""
