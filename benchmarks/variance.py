@@ -233,7 +233,7 @@ def draw_chunks(cell: Cell, start: int, stop: int, advance: Callable[[int], Any]
     for first in range(start, stop, plan.num_seeds):
         numbers = [min(number, stop - 1) for number in range(first, first + plan.num_seeds)]
         keys = jnp.stack([jax.random.fold_in(root, number) for number in numbers])
-        logs = jax.tree.map(np.asarray, plan.join(program(plan.split(keys))))
+        logs = plan.join(program(plan.split(keys)))
         for place in range(min(plan.num_seeds, stop - first)):
             made = quantities(cell, {name: values[place] for name, values in logs.items()})
             chunks.append({name: moments.of(values) for name, values in made.items()})

@@ -127,8 +127,9 @@ class Layout(NamedTuple):
         return jax.tree.map(lambda leaf: leaf[order], tree)
 
     def join(self, tree: Any) -> Any:
-        """The inverse of `split`; drops the padding."""
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: self.num_seeds], tree)
+        """The inverse of `split`, on the host; drops the padding."""
+        # Moved first: on the devices it would take a collective, and with several processes could wait for another's.
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: self.num_seeds], to_host(tree))
 
     def place(self, tree: Any) -> Any:
         """(seeds, ...) leaves, from the host or from any devices, split and put on these."""
@@ -244,7 +245,7 @@ class Fit(NamedTuple):
     """Trained seeds.
 
     Attributes:
-      states: the final `TrainState`, each leaf with a leading axis of seeds.
+      states: the final `TrainState`, on the host, each leaf with a leading axis of seeds.
       history: name -> (seeds, steps) read-outs, in nats, each of the parameters before that step's update.
       diverged: (seeds,) whether a seed's parameters would have left the finite numbers; `states.step` says at which step.
       compile_seconds: time to compile, apart from
@@ -288,14 +289,14 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
     lengths = _chunk_lengths(_checks.positive_int(steps, "steps"), _checks.positive_int(chunk, "chunk"))
     start = time.perf_counter()
     example = jax.random.key(0) if example is None else example
-    runs = jax.eval_shape(lambda: plan.split(jax.tree.map(lambda leaf: jnp.stack([leaf] * plan.num_seeds), example)))
-    states = jax.eval_shape(jax.vmap(jax.vmap(recipe.init)), runs)
+    runs = jax.eval_shape(lambda: jax.tree.map(lambda leaf: jnp.stack([leaf] * plan.num_seeds), example))
+    joined = jax.eval_shape(jax.vmap(recipe.init), runs)
+    runs, states = jax.eval_shape(plan.split, (runs, joined))
     scan = functools.partial(scan_steps, recipe)
     scans = {length: plan.compile(functools.partial(scan, length=length), states, donate=True) for length in set(lengths)}
     compiled = plan.compile(recipe.init, runs)
     seconds = time.perf_counter() - start
-    states = jax.eval_shape(plan.join, states)
-    return Program(compiled, tuple(scans[length] for length in lengths), lengths, plan, states, recipe, seconds)
+    return Program(compiled, tuple(scans[length] for length in lengths), lengths, plan, joined, recipe, seconds)
 
 
 def run(
@@ -330,15 +331,15 @@ def run(
         if stop <= done:
             continue
         states, nats = scan(states)
-        histories.append(jax.tree.map(np.asarray, plan.join(nats)))
+        histories.append(plan.join(nats))
         done += length
         if keeper is not None:
             keeper.keep(done, states, histories)
         if on_chunk is not None:
             on_chunk(Report(done, program.steps, histories[-1]))
-    states = jax.block_until_ready(plan.join(states))
+    states = plan.join(states)
     seconds = time.perf_counter() - start
-    return Fit(states, _joined(histories), np.asarray(states.diverged), program.compile_seconds, seconds)
+    return Fit(states, _joined(histories), states.diverged, program.compile_seconds, seconds)
 
 
 class _Keeper:

@@ -383,7 +383,7 @@ def _label(plan: _Plan, places: Sequence[tuple[int, int]]) -> str:
 
 def _one(number: int, fit: seeds.Fit, read_outs: Any) -> _Result:
     """One run of those that went on together, on the host."""
-    return seeds.to_host(jax.tree.map(lambda leaf: leaf[number], _Result(fit.states, fit.history, read_outs)))
+    return jax.tree.map(lambda leaf: leaf[number], _Result(fit.states, fit.history, read_outs))
 
 
 def _gathered(
