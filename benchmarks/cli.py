@@ -45,6 +45,8 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coordinator", help=coordinator_help)
     parser.add_argument("--processes", type=positive_int, help="how many processes; auto finds out")
     parser.add_argument("--process", type=int, help="the number of this one, from 0; auto finds out")
+    heartbeat_help = "seconds without a sign of life after which a process counts as dead, and the others end"
+    parser.add_argument("--heartbeat-timeout", type=positive_int, default=60, help=heartbeat_help)
 
 
 def hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[seeds.Host]:
@@ -52,4 +54,4 @@ def hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[seed
     if options.coordinator is None:
         return contextlib.nullcontext(seeds.host())
     coordinator = None if options.coordinator == "auto" else options.coordinator
-    return seeds.hosts(coordinator, options.processes, options.process)
+    return seeds.hosts(coordinator, options.processes, options.process, heartbeat_timeout=options.heartbeat_timeout)

@@ -27,7 +27,9 @@ LAYERS = [
     "models.registry",
     "models",
     "training.trainer",
+    "training.checkpoints",
     "training.seeds",
+    "training.studies",
     "training",
     "evaluation",
     "",  # mi_jax itself
@@ -80,7 +82,7 @@ def test_the_package_knows_nothing_of_benchmarks_and_tests():
 
 
 def test_only_one_file_names_devices():
-    words = ("pmap", "shard_map", "jax.devices", "local_devices", "jax.distributed", "device_count")
+    words = ("pmap", "shard_map", "jax.devices", "local_devices", "jax.distributed", "device_count", "process_count(")
     naming = {module_name(path) for path in PACKAGE.rglob("*.py") if any(word in code(path) for word in words)}
     assert naming == {"training.seeds"}
 

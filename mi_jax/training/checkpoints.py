@@ -31,7 +31,8 @@ class Checkpoint(NamedTuple):
 
     Attributes:
       folder: the folder; one for each run.
-      every: seconds between checkpoints, at least. They are also spaced so that writing takes a twentieth of the time.
+      every: seconds between checkpoints, at least, and more if writing would take over a twentieth of the time; 0 writes one
+        after each chunk.
       config: what the run is, as JSON has it, in its author's words: compared, beside what is compared anyway (keys, steps,
         the text of the program), before a checkpoint is read.
     """
@@ -194,8 +195,8 @@ def _about(path: Path) -> Mapping[str, Any]:
 
 def _arrays(path: Path, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """A checkpoint's arrays, compared with their digests."""
-    with _damage_named(path), np.load(path / _ITEM / "arrays.npz", allow_pickle=False) as content:
-        arrays = {}
+    with _damage_named(path), (path / _ITEM / "arrays.npz").open("rb") as file:
+        content, arrays = np.load(file, allow_pickle=False), {}
         for number, (name, form) in enumerate(kept.items()):
             data = np.frombuffer(content[f"arr_{number}"], jnp.dtype(form["data"])).reshape(form["data_shape"])
             if _digest(data) != form["sha256"]:

@@ -363,7 +363,7 @@ class _Keeper:
     def keep(self, done: int, states: Any, histories: list[Mapping[str, np.ndarray]]) -> None:
         """Write a checkpoint if it is time for one, or the run has ended."""
         # Writing takes at most a twentieth of the time, whatever the size.
-        wait = max(self.checkpoint.every, 20.0 * self.cost)
+        wait = max(self.checkpoint.every, 20.0 * self.cost) if self.checkpoint.every else 0.0
         start = time.perf_counter()
         if done < self.program.steps and start - self.last < wait:
             return

@@ -255,7 +255,8 @@ class _Plan:
     def _compile(self, chunk, together, devices, mapped, missing):
         """The program of as many runs as go on at once, and that of their fixed read-outs."""
         layout = seeds.layout(missing, devices, mapped)
-        number = together or (len(layout.devices) if layout.mapped == "map" else missing)
+        default = len(layout.devices) if layout.mapped == "map" else missing
+        number = default if together is None else together
         layout = seeds.layout(min(_checks.positive_int(number, "together"), missing), layout.devices, layout.mapped)
         example = jax.tree.map(lambda leaf: leaf[0], self.runs([(0, 0)]))
         program = seeds.compile_training(self.recipe, layout, steps=self.steps, chunk=chunk, example=example)

@@ -94,8 +94,90 @@ def test_a_diverged_seed_is_flagged_and_leaves_the_others_alone():
 
     result = training.fit(training.Trainer(init, healthy.step), KEYS, steps=3)
     np.testing.assert_array_equal(result.diverged, [False, False, False, True, False])
+    np.testing.assert_array_equal(result.states.step, [3, 3, 3, 0, 3])
     expected = training.fit(healthy, KEYS, steps=3)
     np.testing.assert_array_equal(result.history["infonce"][[0, 1, 2, 4]], expected.history["infonce"][[0, 1, 2, 4]])
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_at(done):
+    def on_chunk(report):
+        if report.done >= done:
+            raise StoppedError
+
+    return on_chunk
+
+
+@pytest.mark.parametrize("estimator", ["infonce", "mine"])
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path, estimator):
+    r = recipe(getattr(estimators, estimator)())
+    whole = training.fit(r, KEYS, steps=20, chunk=5, mapped="map")
+    kept = training.Checkpoint(tmp_path / "a", every=0.0)
+    for done in (5, 15):
+        with pytest.raises(StoppedError):
+            training.fit(r, KEYS, steps=20, chunk=5, mapped="map", checkpoint=kept, on_chunk=stop_at(done))
+    # On another number of devices, too.
+    reports = []
+    resumed = training.fit(
+        r, KEYS, steps=20, chunk=5, mapped="map", checkpoint=kept, devices=jax.devices()[:1], on_chunk=reports.append
+    )
+    assert [report.done for report in reports] == [20]
+    again = training.fit(r, KEYS, steps=20, chunk=5, mapped="map", checkpoint=str(tmp_path / "a"), on_chunk=stop_at(0))
+    for ended in (resumed, again):
+        for ours, theirs in zip(*(jax.tree.leaves(seeds.to_host(f[:3])) for f in (whole, ended)), strict=True):
+            if not jax.dtypes.issubdtype(ours.dtype, jax.dtypes.prng_key):
+                np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(*(jax.random.key_data(f.states.key) for f in (whole, ended)))
+
+
+def test_a_checkpoint_of_other_runs_is_refused(tmp_path):
+    def go(r, keys=KEYS, **changed):
+        options = {"steps": 4, "chunk": 2, "checkpoint": tmp_path, "mapped": "map"} | changed
+        return training.fit(r, keys, **options)
+
+    go(recipe())
+    for call, what in (
+        (lambda: go(recipe(), KEYS[::-1]), "runs"),
+        (lambda: go(recipe(), KEYS[:3]), "runs"),
+        (lambda: go(recipe(), steps=6), "chunks"),
+        (lambda: go(recipe(), mapped="vmap"), "mapped"),
+        (lambda: go(recipe(optimizer=training.adam(1e-3))), "program"),
+        (lambda: go(recipe(estimators.nwj())), "program"),
+        (lambda: go(recipe(), checkpoint=training.Checkpoint(tmp_path, config={"task": "mine"})), "task"),
+    ):
+        with pytest.raises(ValueError, match=f"of another configuration: its {what} is"):
+            call()
+
+
+def test_checkpoints_are_spaced_in_time(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(seeds.checkpoints, "save", lambda folder, step, *_: written.append(step))
+    training.fit(recipe(), KEYS, steps=8, chunk=2, checkpoint=training.Checkpoint(tmp_path, every=3600.0))
+    assert written == [8]
+    written.clear()
+    training.fit(recipe(), KEYS, steps=8, chunk=2, checkpoint=training.Checkpoint(tmp_path, every=0.0))
+    assert written[-1] == 8
+
+
+def test_a_fingerprint_knows_the_data_that_a_recipe_holds():
+    def of(data):
+        model = models.discriminative(networks.SeparableCritic(hidden=(16,)), estimators.infonce())
+        r = training.trainer(model, lambda key, step: (data, data))
+        return seeds.fingerprint(r, jax.eval_shape(r.init, KEYS[0]))
+
+    x = jax.random.normal(jax.random.key(1), (32, 2))
+    assert of(x) == of(jnp.array(np.asarray(x)))
+    assert of(x) != of(x.at[7, 1].add(1e-6))
+
+
+def test_alone_this_process_has_everything():
+    host = seeds.host()
+    assert (host.process, host.processes) == (0, 1)
+    assert host.share([1, 2, 3]) == [1, 2, 3]
+    assert [seeds.Host(place, 3).share(range(8)) for place in range(3)] == [[0, 3, 6], [1, 4, 7], [2, 5]]
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,60 @@ def test_adam_has_the_papers_betas(learning_rate):
     _, state = optimizer.update(grads, optimizer.init(grads))
     np.testing.assert_allclose(optax.tree.get(state, "mu")["w"], 0.1 * 2.0, rtol=1e-6)
     np.testing.assert_allclose(optax.tree.get(state, "nu")["w"], 0.001 * 4.0, rtol=1e-4)
+
+
+def test_a_run_that_would_leave_the_finite_numbers_is_frozen():
+    """Data that overflow at step 3, and are harmless again afterwards."""
+    model = models.discriminative(networks.SeparableCritic(hidden=(8,)), estimators.infonce())
+
+    def batch(key, step):
+        x, y = tasks.gaussian(2, 1.0).sample(key, 16)
+        return jnp.where(step == 3, jnp.inf, x), y
+
+    recipe = training.trainer(model, batch, optax.sgd(0.1))
+    start = recipe.init(jax.random.key(0))
+    before, _ = training.scan_steps(recipe, start, 3)
+    after, history = training.scan_steps(recipe, start, 10)
+    assert not before.diverged
+    assert after.diverged
+    assert int(after.step) == 3
+    for ours, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.isfinite(history["infonce"][:3]).all()
+    assert np.isnan(history["infonce"][3:]).all()
+    assert np.isnan(training.fixed_read_outs(recipe, after, 5)["infonce"]).all()
+
+
+def test_fixed_read_outs_are_those_of_fresh_batches_at_the_same_parameters():
+    task = tasks.gaussian(2, 1.0)
+    model = models.discriminative(networks.SeparableCritic(hidden=(8,)), estimators.mine())
+    recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
+    state, history = training.scan_steps(recipe, recipe.init(jax.random.key(0)), 20)
+    values = np.asarray(training.fixed_read_outs(recipe, state, 400)["mine"])
+    assert len(np.unique(values)) == 400
+    assert not np.isin(values, history["mine"]).any()
+    draws = jax.random.split(jax.random.key(9), 400)
+    read = jax.vmap(lambda key: model.loss(state.params, state.model_state, *task.sample(key, 64))[1][1]["mine"])
+    expected = np.asarray(read(draws))
+    error = np.sqrt((values.var() + expected.var()) / 400)
+    assert abs(values.mean() - expected.mean()) < 4 * error
+    assert values.var() == pytest.approx(expected.var(), rel=0.4)  # 4 standard errors of each, sqrt(2/400), and both
+
+
+def test_swept_settings_are_traced_and_act():
+    def recipe(settings):
+        task = tasks.gaussian(2, settings["mi"])
+        model = models.discriminative(networks.SeparableCritic(hidden=(8,)), estimators.smile(settings["tau"]))
+        return training.trainer(model, lambda key, step: task.sample(key, 64), training.adam(settings["rate"]))
+
+    swept = training.swept(recipe)
+    step = jax.jit(chex.assert_max_traces(swept.step, n=1))
+    for settings in ({"mi": 1.0, "tau": 5.0, "rate": 1e-3}, {"mi": 2.0, "tau": 0.1, "rate": 1e-2}):
+        traced = {name: jnp.float32(value) for name, value in settings.items()}
+        ours = swept.init(training.Run(jax.random.key(0), traced))
+        theirs = recipe(settings).init(jax.random.key(0))
+        for _ in range(3):
+            ours, found = step(ours)
+            theirs, expected = recipe(settings).step(theirs)
+        np.testing.assert_allclose(found["smile"], expected["smile"], rtol=1e-4)
+        assert ours.settings == traced

@@ -1,0 +1,88 @@
+"""Studies over several processes on loopback, and kills: by SIGKILL, of real processes."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import kills
+from benchmarks.study import Protocol
+
+ROOT = Path(__file__).parent.parent
+TINY = Protocol(mis=(2.0,), learning_rates=(5e-4,), num_seeds=10, steps=60)
+OPTIONS = ["--mis", "2", "--learning-rates", "5e-4", "--seeds", "10"]
+
+
+def start(out, *options):
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "benchmarks.study", "--out", str(out), *OPTIONS, *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def start_two(out, *options):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = ("--coordinator", f"localhost:{port}", "--processes", "2", "--heartbeat-timeout", "10", *options)
+    return [start(out, "--process", str(number), *shared) for number in range(2)]
+
+
+def finished(out):
+    return {path: path.stat().st_mtime_ns for path in (out / "study" / "runs").glob("*/*/_CHECKPOINT_METADATA")}
+
+
+def trained(output):
+    return [line for line in output.splitlines() if line.endswith(": trained")]
+
+
+def test_two_processes_of_two_devices_give_the_bits_of_one(tmp_path):
+    alone = TINY.study(tmp_path / "alone" / "study", 10.0)
+    processes = start_two(tmp_path / "two", "--steps", "60")
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [len(trained(output)) for output in outputs] == [3, 3]  # five seeds each, two at once
+    assert "study.md" in outputs[0]
+    assert "study.md" not in outputs[1]
+    shared = TINY.study(tmp_path / "two" / "study", 10.0)
+    assert shared.finished.all()
+    assert kills.differing(alone, shared) == []
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_if_one_process_is_killed_the_other_ends_and_a_rerun_does_what_is_missing(tmp_path, victim):
+    steps = ("--steps", "3000", "--chunk", "100")
+    processes = start_two(tmp_path, *steps)
+    begun = time.monotonic()
+    while len(finished(tmp_path)) < 2 and time.monotonic() < begun + 120:
+        time.sleep(0.1)
+    before = finished(tmp_path)
+    assert before
+    processes[victim].send_signal(signal.SIGKILL)
+    output, _ = processes[1 - victim].communicate(timeout=120)  # the two minutes
+    processes[victim].communicate()
+    assert processes[1 - victim].returncode != 0, output
+    on_disk = finished(tmp_path)
+    assert len(on_disk) < 10, "the study was over before the kill; the test needs more steps"
+    assert on_disk.items() >= before.items()
+    rerun = start(tmp_path, *steps)
+    output, _ = rerun.communicate(timeout=240)
+    assert rerun.returncode == 0, output
+    assert finished(tmp_path).items() >= on_disk.items()
+    assert len(finished(tmp_path)) == 10
+    assert len(trained(output)) == -(-(10 - len(on_disk)) // 2)  # two at once
+
+
+def test_after_kills_a_study_ends_with_the_same_bits(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(kills, "SMALL", dataclasses.replace(kills.SMALL, mis=(2.0,), steps=1_500))
+    monkeypatch.chdir(ROOT)
+    kills.main(["--kills", "2", "--out", str(tmp_path / "kills"), "--seed", "1"])
+    out = capsys.readouterr().out
+    assert out.count("killed after") == 2
+    assert "the same bits everywhere" in out
