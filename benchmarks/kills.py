@@ -54,7 +54,7 @@ def kill_at_random(out: Path, kills: int, longest: float, rng: random.Random) ->
             _, errors = process.communicate(timeout=after)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.communicate()
             killed += 1
             print(f"killed after {after:.1f} s: {progress(out)}", flush=True)
             continue
@@ -66,7 +66,7 @@ def kill_at_random(out: Path, kills: int, longest: float, rng: random.Random) ->
 
 def progress(out: Path) -> str:
     """What is on disk of a study."""
-    finished = len(list((out / "study" / "runs").glob("*/*/_CHECKPOINT_METADATA")))
+    finished = sum(path.name.isdecimal() for path in (out / "study" / "runs").glob("*/*"))
     steps = [int(path.name) for path in (out / "study" / "partial").glob("*/*") if path.name.isdecimal()]
     unfinished = len(list((out / "study").glob("*/*/*.orbax-checkpoint-tmp*")))
     at = f", the next at step {max(steps)}" if steps else ""

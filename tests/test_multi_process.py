@@ -35,7 +35,8 @@ def start_two(out, *options):
 
 
 def finished(out):
-    return {path: path.stat().st_mtime_ns for path in (out / "study" / "runs").glob("*/*/_CHECKPOINT_METADATA")}
+    paths = [path for path in (out / "study" / "runs").glob("*/*") if path.name.isdecimal()]
+    return {path: (path / "_CHECKPOINT_METADATA").stat().st_mtime_ns for path in paths}
 
 
 def trained(output):
@@ -76,7 +77,8 @@ def test_if_one_process_is_killed_the_other_ends_and_a_rerun_does_what_is_missin
     assert rerun.returncode == 0, output
     assert finished(tmp_path).items() >= on_disk.items()
     assert len(finished(tmp_path)) == 10
-    assert len(trained(output)) == -(-(10 - len(on_disk)) // 2)  # two at once
+    # Two at once; those whose last checkpoint was written, but not yet they themselves, need no training.
+    assert len(trained(output)) <= -(-(10 - len(on_disk)) // 2)
 
 
 def test_after_kills_a_study_ends_with_the_same_bits(tmp_path, capsys, monkeypatch):
