@@ -11,12 +11,13 @@ I + ½ rho (U - V), with U and V chi-squares of d degrees of freedom, which do n
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ MIS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 TAUS = (1.0, 5.0, 10.0)
 # Pairs of a chunk: a few seconds, and few enough chunks that their moments stay small on disk.
 _CHUNK_PAIRS: dict[theory.Pairs, int] = {"independent": 2**24, "off_diagonal": 2**26}
+_PART = 64  # chunks of a file at most: what is held in memory, and lost by a kill
 
 Logs = Mapping[str, Float[Array, " mis"]]
 
@@ -201,33 +203,51 @@ def read(path: Path) -> Part:
         raise ValueError(f"{path} is not a part of this benchmark ({error}); move it away") from error
 
 
-def read_all(folder: Path) -> dict[Cell, list[Part]]:
+class Kept(NamedTuple):
+    """A part that is on disk: all but its moments, which are read when they are merged, so that memory does not grow."""
+
+    path: Path
+    cell: Cell
+    start: int
+    chunks: int
+    environment: Mapping[str, Any]
+    run_seconds: float
+
+
+def read_all(folder: Path) -> dict[Cell, list[Kept]]:
     """Cell -> its parts in the order of their chunks, of which none may be missing or twice there."""
-    found: dict[Cell, list[Part]] = {}
+    found: dict[Cell, list[Kept]] = {}
     for path in sorted(folder.glob("*.json")):
         part = read(path)
-        found.setdefault(part.cell, []).append(part)
+        kept = Kept(path, part.cell, part.start, len(part.chunks), part.environment, part.run_seconds)
+        found.setdefault(part.cell, []).append(kept)
     for cell, parts in found.items():
         parts.sort(key=lambda part: part.start)
-        stops = [0, *(part.start + len(part.chunks) for part in parts)]
+        stops = [0, *(part.start + part.chunks for part in parts)]
         if any(part.start != stop for part, stop in zip(parts, stops, strict=False)):
             raise ValueError(f"{folder} misses chunks of {cell.label}, or has some twice; move its parts away")
     return found
 
 
-def merged(parts: Sequence[Part]) -> dict[str, Moments]:
-    """Quantity -> the moments of all its replicates."""
-    chunks = [chunk for part in parts for chunk in part.chunks]
-    return {name: moments.merge(chunk[name] for chunk in chunks) for name in chunks[0]}
+def merged(parts: Iterable[Part]) -> dict[str, Moments]:
+    """Quantity -> the moments of all its replicates; the parts may come one by one."""
+    chunks = (dict(chunk) for part in parts for chunk in part.chunks)
+    return functools.reduce(lambda one, other: {name: moments.merge([one[name], other[name]]) for name in one}, chunks)
+
+
+@functools.cache
+def _program(cell: Cell, together: int) -> tuple[seeds.Layout, Any]:
+    """The compiled drawing of so many chunks at once."""
+    plan = seeds.layout(together, mapped="map")
+    shape = jax.eval_shape(lambda: plan.split(jax.random.split(jax.random.key(ROOT_KEY), plan.num_seeds)))
+    return plan, plan.compile(cell.draw, shape)
 
 
 def draw_chunks(cell: Cell, start: int, stop: int, advance: Callable[[int], Any] = lambda _: None) -> Part:
     """Draw the chunks of these numbers, spread over all devices."""
     root = jax.random.fold_in(jax.random.key(ROOT_KEY), cell.n)
-    plan = seeds.layout(min(jax.local_device_count(), stop - start), mapped="map")
     began = time.perf_counter()
-    shape = jax.eval_shape(lambda: plan.split(jax.random.split(root, plan.num_seeds)))
-    program = plan.compile(cell.draw, shape)
+    plan, program = _program(cell, min(jax.local_device_count(), stop - start))
     compiled = time.perf_counter()
     chunks: list[Mapping[str, Moments]] = []
     for first in range(start, stop, plan.num_seeds):
@@ -285,7 +305,7 @@ def run_missing(wanted: Mapping[Cell, int], folder: Path, limit: float = math.in
     if foreign:
         print(f"warning: {foreign} parts on disk come from another machine or version", file=sys.stderr)
     for cell, replicates in wanted.items():
-        done = sum(len(part.chunks) for part in on_disk.get(cell, ()))
+        done = sum(part.chunks for part in on_disk.get(cell, ()))
         stop = math.ceil(replicates / cell.chunk)
         if stop <= done:
             continue
@@ -295,22 +315,26 @@ def run_missing(wanted: Mapping[Cell, int], folder: Path, limit: float = math.in
             print(f"skipped, over the limit: {cell.label}, predicted {machine.duration(predicted)}")
             continue
         with tqdm(total=stop - done, desc=cell.label, unit="chunk", disable=None) as bar:
-            part = draw_chunks(cell, done, stop, bar.update)
-        write(folder, part)
-        on_disk.setdefault(cell, []).append(part)
-        rate = (stop - done) * cell.chunk / part.run_seconds
-        text = f"compiled in {machine.duration(part.compile_seconds)}, ran in {machine.duration(part.run_seconds)}"
+            compiled = ran = 0.0
+            for start in range(done, stop, _PART):
+                part = draw_chunks(cell, start, min(start + _PART, stop), bar.update)
+                path = write(folder, part)
+                kept = Kept(path, cell, start, len(part.chunks), part.environment, part.run_seconds)
+                on_disk.setdefault(cell, []).append(kept)
+                compiled, ran = compiled + part.compile_seconds, ran + part.run_seconds
+        rate = (stop - done) * cell.chunk / ran
+        text = f"compiled in {machine.duration(compiled)}, ran in {machine.duration(ran)}"
         print(f"{cell.label}: {(stop - done) * cell.chunk} replicates, {text}, {rate:.3g} replicates a second", flush=True)
 
 
-def _seconds_a_pair(cell: Cell, on_disk: Mapping[Cell, Sequence[Part]]) -> float:
+def _seconds_a_pair(cell: Cell, on_disk: Mapping[Cell, Sequence[Kept]]) -> float:
     """Measured on the cell most like it, or else on a chunk of the smallest n of its design."""
     like = [part for other, parts in on_disk.items() if other.pairs == cell.pairs for part in parts]
     if not like:
-        small = Cell(cell.pairs, 64, cell.dim, cell.mis, cell.taus)
-        like = [draw_chunks(small, 0, jax.local_device_count())]
+        part = draw_chunks(Cell(cell.pairs, 64, cell.dim, cell.mis, cell.taus), 0, jax.local_device_count())
+        like = [Kept(Path(), part.cell, 0, len(part.chunks), part.environment, part.run_seconds)]
     nearest = min(like, key=lambda part: abs(math.log(part.cell.n / cell.n)))
-    return nearest.run_seconds / (len(nearest.chunks) * nearest.cell.chunk * nearest.cell.pairs_a_replicate)
+    return nearest.run_seconds / (nearest.chunks * nearest.cell.chunk * nearest.cell.pairs_a_replicate)
 
 
 def _preset(replicates: int, budget: float, sizes: Mapping[theory.Pairs, Sequence[int]]) -> dict[Cell, int]:
@@ -357,7 +381,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def results(folder: Path) -> Iterator[variance_figures.Result]:
     """What the figure and the table are drawn from."""
     for cell, parts in read_all(folder).items():
-        yield variance_figures.Result(cell.pairs, cell.n, cell.dim, cell.mis, cell.taus, merged(parts))
+        yield variance_figures.Result(
+            cell.pairs, cell.n, cell.dim, cell.mis, cell.taus, merged(read(part.path) for part in parts)
+        )
 
 
 if __name__ == "__main__":

@@ -92,7 +92,10 @@ def test_more_replicates_are_added_and_change_no_bit(tmp_path):
     variance.run_missing({TINY: 3 * size}, tmp_path / "once")
     assert len(list((tmp_path / "grown").iterdir())) == 2
     assert all(path.read_bytes() == content for path, content in first.items())
-    grown, once = (variance.merged(variance.read_all(tmp_path / name)[TINY]) for name in ("grown", "once"))
+    grown, once = (
+        variance.merged(variance.read(part.path) for part in variance.read_all(tmp_path / name)[TINY])
+        for name in ("grown", "once")
+    )
     for name, expected in once.items():
         for ours, theirs in zip(grown[name], expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
