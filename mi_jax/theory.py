@@ -320,36 +320,47 @@ def gaussian_nwj_variance(
     return gaussian_log_ratio_variance(mi, dim) / joint + gaussian_partition_variance(mi, dim, n, pairs=pairs)
 
 
-def gaussian_tail_pairs(mi: Number, dim: Number) -> Number:
+def gaussian_tail_pairs(mi: Number, dim: Number, *, share: float = 0.5) -> Number:
     """About how many pairs from Q it takes to *see* Var_Q[r*] on the Gaussian task; with fewer it comes out too small.
 
-    Formula: e^{KL(r*² Q ‖ Q)} = exp(2 d rho² / (1 - rho²)).
+    Formula: e^{KL(r*² Q ‖ Q) + z s}, with KL = 2 d rho² / (1 - rho²), z the standard normal quantile of `share` and
+    s² = 4 d rho² (1 + rho²) / (1 - rho²)², the variance of the log weight under the law r*² Q, taken for normal.
 
     The variance lives where r*² Q does. That law is Gaussian with covariance of determinant 1 and variances
     (1 + rho²) / (1 - rho²), so its divergence from Q is 2 rho² / (1 - rho²) a pair. A sample much smaller than e to that
-    power holds no such pair: its variance looks small, which is no good news.
+    power holds no such pair: its variance looks small, which is no good news. At that number half of the law's weight is
+    within reach.
 
     Args:
       mi: I, in nats.
       dim: d, the number of Gaussian pairs.
+      share: how much of E_Q[r*²] is to be within reach, in (0, 1).
 
     Returns:
       A number of pairs; infinite where float64 has no number for it.
 
     Raises:
-      ValueError: if `mi` is negative or `dim` less than 1.
+      ValueError: if `mi` is negative, `dim` less than 1, or `share` not in (0, 1).
 
     Example:
       >>> from mi_jax import theory
       >>> print(f"{theory.gaussian_tail_pairs(1.0, 20):.0f} {theory.gaussian_tail_pairs(4.0, 20):.1e}")
       67 3.5e+08
+      >>> print(f"{theory.gaussian_tail_pairs(1.0, 20, share=0.9):.0f}")
+      4010
 
     Source: Chatterjee & Diaconis (2018), "The sample size required in importance sampling", for the weight r*².
     """
+    from scipy import special
+
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"share must lie in (0, 1), got {share}")
     with np.errstate(over="ignore"):
         # 1 - rho² = e^{-2I/d}, so rho² / (1 - rho²) = e^{2I/d} - 1.
-        _rho_squared(mi, dim)
-        return np.exp(2.0 * np.asarray(dim) * np.expm1(2.0 * np.asarray(mi, float) / dim))
+        rho2 = _rho_squared(mi, dim)
+        odds = np.expm1(2.0 * np.asarray(mi, float) / dim)
+        spread = np.sqrt(4.0 * np.asarray(dim) * odds * (odds + 1.0) * (1.0 + rho2))
+        return np.exp(2.0 * np.asarray(dim) * odds + special.ndtri(share) * spread)
 
 
 def gaussian_batch_size(stderr: float, mi: float, dim: int, *, pairs: Pairs = "off_diagonal") -> int:

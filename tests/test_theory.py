@@ -197,6 +197,18 @@ def test_how_many_pairs_see_the_tail():
     assert theory.gaussian_tail_pairs(200.0, 20) == np.inf
 
 
+@pytest.mark.parametrize(("mi", "share"), [(1.0, 0.9), (4.0, 0.9), (4.0, 0.5), (8.0, 0.2)])
+def test_so_many_pairs_have_a_share_of_the_tail_within_reach(mi, share):
+    """Draws of the law r*² Q: the log of its density over Q is below the log of the pairs in so many cases."""
+    rho, dim = rho_of(mi, 20), 20
+    u, v = np.random.default_rng(0).chisquare(dim, (2, 100_000))
+    u, v = u * (1 + rho) / (1 - rho), v * (1 - rho) / (1 + rho)
+    second = theory.gaussian_ratio_moment(2, mi, dim)
+    weight = 2 * mi + rho / (1 + rho) * u - rho / (1 - rho) * v - np.log(second)
+    reached = (weight <= np.log(theory.gaussian_tail_pairs(mi, dim, share=share))).mean()
+    assert reached == pytest.approx(share, abs=0.05)  # the law of the weight is skewed, and taken for normal
+
+
 @pytest.mark.parametrize("pairs", ["independent", "off_diagonal"])
 @pytest.mark.parametrize(("stderr", "mi"), [(0.1, 0.0), (0.5, 0.5), (0.1, 2.0), (0.03, 6.0), (3.0, 4.0)])
 def test_the_batch_size_is_the_least_that_will_do(pairs, stderr, mi):
@@ -228,6 +240,7 @@ def test_infonce_needs_its_ceiling_above_the_mi():
         (lambda: theory.gaussian_log_ratio_variance(1.0, 0), "dim must be at least 1, got 0"),
         (lambda: theory.gaussian_clipped_moments(np.inf, 1.0, 20), "tau must be at most 300 and mi finite, got inf and 1.0"),
         (lambda: theory.gaussian_tail_pairs(-1.0, 20), "mi must be at least 0, got -1.0"),
+        (lambda: theory.gaussian_tail_pairs(1.0, 20, share=1.0), "share must lie in .*, got 1.0"),
         (lambda: theory.gaussian_partition_variance(1.0, 20, 1, pairs="off_diagonal"), "n must be at least 2, got 1"),
         (
             lambda: theory.gaussian_partition_variance(1.0, 20, 4, pairs="shifted"),
