@@ -276,7 +276,7 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
       steps: number of training steps.
       chunk: about how many steps one scanned program makes; between chunks progress is told, and checkpoints are written.
         It changes no bit of the result.
-      example: one run, as `recipe.init` takes it, for its shapes; by default a key of JAX's default implementation.
+      example: one run, as `recipe.init` takes it, or its shapes; by default a key of JAX's default implementation.
 
     Returns:
       A `Program` for `run`.
@@ -288,8 +288,8 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
     _checks.instance(recipe, Trainer, "recipe")
     lengths = _chunk_lengths(_checks.positive_int(steps, "steps"), _checks.positive_int(chunk, "chunk"))
     start = time.perf_counter()
-    example = jax.random.key(0) if example is None else example
-    runs = jax.eval_shape(lambda: jax.tree.map(lambda leaf: jnp.stack([leaf] * plan.num_seeds), example))
+    example = jax.eval_shape(lambda: jax.random.key(0)) if example is None else example
+    runs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype), example)
     joined = jax.eval_shape(jax.vmap(recipe.init), runs)
     runs, states = jax.eval_shape(plan.split, (runs, joined))
     scan = functools.partial(scan_steps, recipe)
@@ -421,7 +421,7 @@ def fit(
     """
     _checks.key_vector(keys, "keys")
     plan = layout(keys.shape[0], devices, mapped)
-    program = compile_training(recipe, plan, steps=steps, chunk=chunk, example=keys[0])
+    program = compile_training(recipe, plan, steps=steps, chunk=chunk, example=jax.ShapeDtypeStruct((), keys.dtype))
     return run(program, keys, on_chunk, Checkpoint.of(checkpoint))
 
 

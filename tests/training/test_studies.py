@@ -10,6 +10,10 @@ KEYS = jax.random.split(jax.random.key(0), 3)
 TAUS = (1.0, 5.0, float("inf"))
 
 
+def some(*numbers):
+    return KEYS[np.array(numbers)]
+
+
 def recipe(settings, dim=2, hidden=(16,)):
     task = tasks.gaussian(dim, settings["mi"])
     smiles = {f"smile_{tau:g}": estimators.smile(tau) for tau in TAUS}
@@ -43,7 +47,7 @@ def test_summaries_are_the_formulas():
     history = rng.normal(size=(1, 4, 10)).astype(np.float32)
     fixed = rng.normal(size=(1, 4, 7)).astype(np.float32)
     finished, diverged = np.array([[True, True, True, False]]), np.array([[False, True, False, False]])
-    state = jax.eval_shape(recipe({"mi": 1.0}).init, KEYS[0])
+    state = jax.eval_shape(recipe({"mi": 1.0}).init, some(0)[0])
     states = jax.tree.map(lambda leaf: np.full((1, 4), 3), state)
     result = training.Study({"mi": np.array([2.0])}, np.array([2.0]), {"smile": history}, {"smile": fixed}, states, finished,
                             diverged, 6, 0.0, 0.0)  # fmt: skip
@@ -65,7 +69,7 @@ def test_summaries_are_the_formulas():
 
 
 def test_one_run_has_no_spread_and_none_no_numbers():
-    result = study(keys=KEYS[:1])
+    result = study(keys=some(0))
     assert all(np.isnan([row.seed_variance, row.mean_error]).all() and np.isfinite(row.mse) for row in result.summaries())
     lost = result._replace(diverged=np.ones_like(result.diverged))
     assert all((row.runs, row.left_out) == (0, 1) and np.isnan([row.mean, row.mse]).all() for row in lost.summaries())
@@ -74,7 +78,7 @@ def test_one_run_has_no_spread_and_none_no_numbers():
 def test_a_study_is_its_runs_whatever_goes_on_beside_them():
     """Any setting alone, any number of seeds together, on one device or two: the same bits."""
     whole = study()
-    alone = study(training.grid(mi=[1.0]), KEYS[1:2], devices=jax.devices()[:1], together=1)
+    alone = study(training.grid(mi=[1.0]), some(1), devices=jax.devices()[:1], together=1)
     equal(jax.tree.map(lambda leaf: leaf[1:, 1:2], numbers(whole)), numbers(alone))
     equal(numbers(whole), numbers(study(together=5, chunk=2)))
     assert whole.history["smile_1"].shape == (2, 3, 8)
@@ -108,7 +112,7 @@ def test_what_is_swept_compiles_once(monkeypatch):
 
 def test_at_a_fixed_critic_a_falling_tau_is_a_falling_variance():
     made = training.study(
-        lambda settings: recipe(settings, dim=20, hidden=(128,)), training.grid(mi=[10.0]), KEYS[:2],
+        lambda settings: recipe(settings, dim=20, hidden=(128,)), training.grid(mi=[10.0]), some(0, 1),
         steps=600, batches=1_000, truth=lambda s: s["mi"],
     )  # fmt: skip
     variance = {row.read_out: row.batch_variance for row in made.summaries()}
@@ -150,7 +154,7 @@ def test_a_stopped_study_goes_on_and_ends_with_the_same_bits(tmp_path):
 
 
 def test_more_seeds_and_settings_are_added_to_what_is_there(tmp_path):
-    study(training.grid(mi=[0.5]), KEYS[:2], folder=tmp_path)
+    study(training.grid(mi=[0.5]), some(0, 1), folder=tmp_path)
     told = []
     more = study(folder=tmp_path, on_chunk=lambda name, report: told.append(name))
     assert list(dict.fromkeys(told)) == ["mi 0.5, seed 2 and 1 more", "mi 1, seed 1 and 1 more"]
@@ -169,13 +173,13 @@ def test_more_seeds_and_settings_are_added_to_what_is_there(tmp_path):
     ],
 )
 def test_a_folder_of_another_study_is_refused(tmp_path, options, message):
-    study(training.grid(mi=[0.5]), KEYS[:1], folder=tmp_path)
+    study(training.grid(mi=[0.5]), some(0), folder=tmp_path)
     with pytest.raises(ValueError, match=message):
         study(folder=tmp_path, **options)
 
 
 def test_a_foreign_folder_and_a_damaged_run_are_refused(tmp_path):
-    study(training.grid(mi=[0.5]), KEYS[:1], folder=tmp_path / "a")
+    study(training.grid(mi=[0.5]), some(0), folder=tmp_path / "a")
     (path,) = (tmp_path / "a" / "runs").glob("*/8/default/arrays.npz")
     path.write_bytes(path.read_bytes()[:-1_000])
     with pytest.raises(ValueError, match="8 is damaged, or no checkpoint of mi_jax"):
