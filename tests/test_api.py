@@ -18,6 +18,7 @@ FUNCTIONS = {
     "mi_jax.projections": ["dv", "infonce", "log_partition", "smile"],
     "mi_jax.models": ["discriminative", "make", "gm", "ba", "doe"],
     "mi_jax.evaluation": ["normaliser"],
+    "mi_jax.training": ["study"],
     "mi_jax.theory": [
         "clipped_partition_bias_bound",
         "clipped_partition_variance_bound",
@@ -86,7 +87,7 @@ def test_importing_pulls_in_nothing_heavy_and_touches_no_device():
 def test_the_readmes_examples_run(capsys):
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     scope = {"__name__": "readme"}
     for block in blocks:  # one after the other: the later ones go on from the second
         exec(compile(block, "README.md", "exec"), scope)
