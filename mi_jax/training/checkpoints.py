@@ -101,7 +101,7 @@ def save(
     Raises:
       ValueError: if the folder holds something else, or the checkpoint of another identity.
     """
-    folder = Path(folder)
+    folder, identity = Path(folder), _as_json(identity)
     latest = max(_steps(folder), default=None)  # an older one may be half removed
     if latest is not None:
         path = folder / str(latest)
@@ -134,7 +134,7 @@ def load(folder: str | Path, identity: Mapping[str, Any], environment: Mapping[s
     Warns:
       UserWarning: if it was written in another environment: what follows may then differ in its last bits.
     """
-    folder = Path(folder)
+    folder, identity = Path(folder), _as_json(identity)
     steps = _steps(folder)
     if not steps:
         return None
@@ -168,7 +168,25 @@ def check(folder: str | Path, part: Mapping[str, Any], environment: Mapping[str,
         path = Path(folder) / str(step)
         about = _about(path)
         saved = {name: about["identity"].get(name) for name in part}
-        _check_identity(path, saved, part, about["environment"], environment)
+        _check_identity(path, saved, _as_json(part), about["environment"], environment)
+
+
+def identity_of(folder: str | Path) -> Mapping[str, Any] | None:
+    """What the checkpoint in a folder is of; None if there is none.
+
+    Raises:
+      ValueError: if the folder holds something else, or a damaged one.
+    """
+    steps = _steps(Path(folder))
+    return _about(Path(folder) / str(max(steps)))["identity"] if steps else None
+
+
+def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it comes back from the disk: lists for tuples, and so on."""
+    try:
+        return json.loads(json.dumps(identity))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"config must be what JSON can hold: names, numbers, text, lists ({error})") from error
 
 
 def _steps(folder: Path) -> list[int]:
@@ -222,7 +240,8 @@ def _check_identity(
     elsewhere = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
     for name in sorted(saved.keys() | wanted.keys()):
         # Another version writes the same program in another way: then the warning below says what can be said.
-        if saved.get(name) != wanted.get(name) and not (name == "program" and elsewhere):
+        same = json.dumps(saved.get(name), sort_keys=True) == json.dumps(wanted.get(name), sort_keys=True)  # NaN, too
+        if not same and not (name == "program" and elsewhere):
             was, now = _short(saved.get(name)), _short(wanted.get(name))
             raise ValueError(f"{path} is of another configuration: its {name} is {was}, not {now}; choose another folder")
     if elsewhere:

@@ -206,7 +206,6 @@ class Program(NamedTuple):
         """What decides the numbers of these runs, as JSON has it; `config` adds what a person would call them by."""
         return {
             "steps": self.steps,
-            "chunks": len(self.lengths),
             "mapped": self.layout.mapped,
             "seeds": self.layout.num_seeds,
             "runs": checkpoints.digest(runs),
@@ -355,6 +354,9 @@ class _Keeper:
         saved = checkpoints.load(self.checkpoint.folder, self.identity, environment())
         if saved is None:
             return None
+        if saved.step not in np.cumsum(self.program.lengths):
+            text = f"{self.checkpoint.folder} stands at step {saved.step}, where no chunk ends now"
+            raise ValueError(f"{text}; take the chunk that it was written with")
         scan = jax.vmap(functools.partial(scan_steps, self.program.recipe, length=saved.step))
         _, history = jax.eval_shape(scan, self.program.states)
         tree = saved.into({"states": self.program.states, "history": history})

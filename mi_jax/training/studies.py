@@ -249,21 +249,26 @@ class _Plan:
         self.recipe, self.columns, self.keys = recipe, columns, keys
         self.steps, self.batches = steps, batches
         self.num_settings, self.num_seeds = len(next(iter(columns.values()))), len(keys)
-        self.make = functools.partial(self._compile, chunk, together, devices, mapped)
+        self.together = None if together is None else _checks.positive_int(together, "together")
+        self.layout = functools.partial(seeds.layout, devices=devices, mapped=mapped)
+        self.make = functools.cache(functools.partial(self._compile, chunk))
         self.compile_seconds = 0.0
 
-    def _compile(self, chunk, together, devices, mapped, missing):
-        """The program of as many runs as go on at once, and that of their fixed read-outs."""
-        layout = seeds.layout(missing, devices, mapped)
+    def size(self, missing: int) -> int:
+        """How many runs go on at once, of so many."""
+        layout = self.layout(missing)
         default = len(layout.devices) if layout.mapped == "map" else missing
-        number = default if together is None else together
-        layout = seeds.layout(min(_checks.positive_int(number, "together"), missing), layout.devices, layout.mapped)
+        return min(missing, self.together or default)
+
+    def _compile(self, chunk, size):
+        """The program of so many runs at once, and that of their fixed read-outs."""
+        layout = self.layout(size)
         example = jax.tree.map(lambda leaf: leaf[0], self.runs([(0, 0)]))
         program = seeds.compile_training(self.recipe, layout, steps=self.steps, chunk=chunk, example=example)
         start = time.perf_counter()
         read = functools.partial(fixed_read_outs, self.recipe, batches=self.batches)
         fixed = layout.compile(read, jax.eval_shape(layout.split, program.states))
-        self.compile_seconds = program.compile_seconds + time.perf_counter() - start
+        self.compile_seconds += program.compile_seconds + time.perf_counter() - start
         return program, fixed
 
     def places(self) -> list[tuple[int, int]]:
@@ -300,6 +305,9 @@ class _Shelf:
             "program": seeds.fingerprint(plan.recipe, state),
             **(config or {}),
         }
+        self.places = {self.path(place).name: place for place in plan.places()}
+        if len(self.places) < len(plan.places()):
+            raise ValueError("settings and keys must name each run once where a folder keeps them, got one twice")
 
     def identity(self, place: tuple[int, int]) -> dict[str, Any]:
         """What decides the numbers of a run."""
@@ -333,14 +341,25 @@ class _Shelf:
         identity = self.identity(place)
         checkpoints.save(self.path(place), self.plan.steps, result, identity, self.environment)
 
-    def partial(self, places: Sequence[tuple[int, int]]) -> Checkpoint:
+    def partial(self, group: Sequence[tuple[int, int]]) -> Checkpoint:
         """Where runs that go on together are kept meanwhile."""
-        names = [self.path(place).name for place in places]
-        return Checkpoint(self.folder / "partial" / _digest(names), self.every, {"study": self.study})
+        names = [self.path(place).name for place in group]
+        config = {"study": self.study, "members": names}
+        return Checkpoint(self.folder / "partial" / _digest(names), self.every, config)
 
-    def tidy(self, places: Sequence[tuple[int, int]]) -> None:
-        """Remove the checkpoints of runs that are finished, and written."""
-        shutil.rmtree(self.partial(places).folder, ignore_errors=True)
+    def begun(self, share: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+        """The groups of runs of this share that have a checkpoint."""
+        folder = self.folder / "partial"
+        for path in sorted(folder.iterdir()) if folder.exists() else ():
+            identity = checkpoints.identity_of(path)
+            members = [self.places.get(name) for name in identity["members"]] if identity else []
+            group = [place for place in members if place is not None and place in share]
+            if group and len(group) == len(members):
+                yield group
+
+    def tidy(self, group: Sequence[tuple[int, int]]) -> None:
+        """Remove the checkpoint of runs that are finished, and written."""
+        shutil.rmtree(self.partial(group).folder, ignore_errors=True)
 
 
 def _run(
@@ -351,28 +370,40 @@ def _run(
 ) -> tuple[dict[tuple[int, int], _Result], tuple[float, float]]:
     """Results of all runs that are on disk, and of those of this share that are not; seconds of compiling and running."""
     results = {} if shelf is None else shelf.read(plan.places())
-    missing = [place for place in share if place not in results]
-    if not missing:
-        return results, (0.0, 0.0)
-    program, fixed = plan.make(len(missing))
-    start = time.perf_counter()
-    for places in _groups(missing, program.layout.num_seeds):
-        padded = places + places[:1] * (program.layout.num_seeds - len(places))
-        kept = None if shelf is None else shelf.partial(padded)
-        tell = None if on_chunk is None else functools.partial(on_chunk, _label(plan, places))
-        fit = seeds.run(program, plan.runs(padded), tell, kept)
+    seconds = 0.0
+    for group in _groups(plan, shelf, share, results):
+        program, fixed = plan.make(len(group))
+        start = time.perf_counter()
+        new = [place for place in dict.fromkeys(group) if place not in results]
+        tell = None if on_chunk is None else functools.partial(on_chunk, _label(plan, new))
+        fit = seeds.run(program, plan.runs(group), tell, None if shelf is None else shelf.partial(group))
         read_outs = program.layout.join(fixed(program.layout.place(fit.states)))
-        for number, place in enumerate(places):
-            results[place] = _one(number, fit, read_outs)
+        for place in new:
+            results[place] = _one(group.index(place), fit, read_outs)
             if shelf is not None:
                 shelf.write(place, results[place])
         if shelf is not None:
-            shelf.tidy(padded)
-    return results, (plan.compile_seconds, time.perf_counter() - start)
+            shelf.tidy(group)
+        seconds += time.perf_counter() - start
+    return results, (plan.compile_seconds, seconds)
 
 
-def _groups(places: Sequence[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    return (list(places[start : start + size]) for start in range(0, len(places), size))
+def _groups(
+    plan: _Plan, shelf: _Shelf | None, share: Sequence[tuple[int, int]], results: Mapping[tuple[int, int], _Result]
+) -> Iterator[list[tuple[int, int]]]:
+    """The missing runs of a share, as many together as go on at once: those first that have begun."""
+    missing = [place for place in share if place not in results]
+    for group in [] if shelf is None else list(shelf.begun(share)):
+        if any(place in missing for place in group):
+            yield group
+            missing = [place for place in missing if place not in group]
+        elif shelf is not None:  # killed when all were written, and this was not yet removed
+            shelf.tidy(group)
+    if missing:
+        size = plan.size(len(missing))
+        for start in range(0, len(missing), size):
+            group = missing[start : start + size]
+            yield group + group[:1] * (size - len(group))  # the last one filled up, so that all are one program
 
 
 def _label(plan: _Plan, places: Sequence[tuple[int, int]]) -> str:

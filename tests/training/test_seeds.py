@@ -142,7 +142,7 @@ def test_a_checkpoint_of_other_runs_is_refused(tmp_path):
     for call, what in (
         (lambda: go(recipe(), KEYS[np.arange(5)[::-1]]), "runs"),
         (lambda: go(recipe(), KEYS[np.arange(3)]), "runs"),
-        (lambda: go(recipe(), steps=6), "chunks"),
+        (lambda: go(recipe(), steps=6), "steps"),
         (lambda: go(recipe(), mapped="vmap"), "mapped"),
         (lambda: go(recipe(optimizer=training.adam(1e-3))), "program"),
         (lambda: go(recipe(estimators.nwj())), "program"),
@@ -150,6 +150,29 @@ def test_a_checkpoint_of_other_runs_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"of another configuration: its {what} is"):
             call()
+
+
+def test_chunks_may_change_where_they_meet_the_checkpoint(tmp_path):
+    kept = training.Checkpoint(tmp_path, every=0.0, config={"levels": (1, 2), "nothing": float("nan")})
+
+    def go(chunk, **options):
+        return training.fit(recipe(), KEYS, steps=20, chunk=chunk, mapped="map", checkpoint=kept, **options)
+
+    with pytest.raises(StoppedError):
+        go(5, on_chunk=stop_at(5))
+    with pytest.raises(
+        ValueError, match="stands at step 5, where no chunk ends now; take the chunk that it was written with"
+    ):
+        go(10)
+    with pytest.raises(StoppedError):
+        go(5, on_chunk=stop_at(10))
+    np.testing.assert_array_equal(go(10).history["infonce"], training.fit(recipe(), KEYS, steps=20).history["infonce"])
+
+
+def test_a_config_that_no_file_can_hold_is_refused_before_anything_is_trained(tmp_path):
+    kept = training.Checkpoint(tmp_path, config={"key": KEYS})
+    with pytest.raises(TypeError, match="config must be what JSON can hold"):
+        training.fit(recipe(), KEYS, steps=4, checkpoint=kept, on_chunk=stop_at(0))
 
 
 def test_checkpoints_are_spaced_in_time(tmp_path, monkeypatch):

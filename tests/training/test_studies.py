@@ -153,6 +153,46 @@ def test_a_stopped_study_goes_on_and_ends_with_the_same_bits(tmp_path):
     assert not list((tmp_path / "partial").iterdir())
 
 
+@pytest.mark.parametrize("written", [0, 1])
+def test_killed_between_the_end_of_runs_and_their_writing(tmp_path, monkeypatch, written):
+    """The checkpoint of both is there still: nothing is trained again, and nothing is left behind."""
+    real, calls = studies._Shelf.write, []
+
+    def write(self, place, result):
+        if len(calls) == written:
+            raise StoppedError
+        calls.append(place)
+        real(self, place, result)
+
+    monkeypatch.setattr(studies._Shelf, "write", write)
+    with pytest.raises(StoppedError):
+        study(folder=tmp_path)
+    monkeypatch.setattr(studies._Shelf, "write", real)
+    told = []
+    resumed = study(folder=tmp_path, on_chunk=lambda name, report: told.append(name))
+    assert len(set(told)) == 2  # of three groups
+    equal(numbers(study()), numbers(resumed))
+    assert not list((tmp_path / "partial").iterdir())
+
+
+def test_killed_before_a_finished_checkpoint_was_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies._Shelf, "tidy", lambda *_: None)
+    first = study(folder=tmp_path)
+    assert len(list((tmp_path / "partial").iterdir())) == 3
+    monkeypatch.undo()
+    equal(numbers(first), numbers(study(folder=tmp_path)))
+    assert not list((tmp_path / "partial").iterdir())
+
+
+def test_settings_that_are_not_numbers_are_found_again(tmp_path):
+    settings = training.grid(mi=[1.0], rate=[np.nan, np.inf])
+    first = study(settings, folder=tmp_path)
+    assert first.diverged.all()
+    equal(numbers(first), numbers(study(settings, folder=tmp_path)))
+    with pytest.raises(ValueError, match="must name each run once where a folder keeps them, got one twice"):
+        study(training.grid(mi=[1.0, 1.0]), folder=tmp_path)
+
+
 def test_more_seeds_and_settings_are_added_to_what_is_there(tmp_path):
     study(training.grid(mi=[0.5]), some(0, 1), folder=tmp_path)
     told = []
