@@ -111,6 +111,10 @@ class Progress:
 
 def write(protocol: Protocol, study: Study, out: Path, command: str) -> list[Path]:
     """The table and the figure; returns their paths."""
+    missing = int((~study.finished).sum())
+    if missing:
+        text = f"{missing} of {study.finished.size} runs are not in {out / 'study'}"
+        raise ValueError(f"{text}: where processes share no disk, bring their folders together and run this again")
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}):
         figure = Figure(figsize=(10.5, 6.0), layout="constrained")
         panels = figure.subplots(2, len(protocol.mis), sharex=True, sharey="row", squeeze=False)
@@ -152,7 +156,7 @@ def _by_rate(study: Study, mi: float) -> dict[float, list[training.Summary]]:
     """Learning rate -> the summaries at this MI, in the order of tau."""
     rates: dict[float, list[training.Summary]] = {}
     for row in sorted(study.summaries(), key=lambda row: _ORDER.index(row.read_out)):
-        if row.settings["mi"] == mi:
+        if row.settings["mi"] == float(np.float32(mi)):
             rates.setdefault(row.settings["learning_rate"], []).append(row)
     return rates
 
@@ -220,7 +224,7 @@ def _changed(options: argparse.Namespace) -> str:
         "--learning-rates": options.learning_rates,
     }
     lists = {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
-    return "".join(f" {name} {' '.join(f'{value:g}' for value in values)}" for name, values in lists.items())
+    return "".join(f" {name} {' '.join(map(str, values))}" for name, values in lists.items())
 
 
 def _protocol(options: argparse.Namespace) -> Protocol:

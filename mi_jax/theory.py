@@ -334,13 +334,13 @@ def gaussian_tail_pairs(mi: Number, dim: Number, *, share: float = 0.5) -> Numbe
     Args:
       mi: I, in nats.
       dim: d, the number of Gaussian pairs.
-      share: how much of E_Q[r*²] is to be within reach, in (0, 1).
+      share: how much of E_Q[r*²] is to be within reach, in [0.5, 1).
 
     Returns:
       A number of pairs; infinite where float64 has no number for it.
 
     Raises:
-      ValueError: if `mi` is negative, `dim` less than 1, or `share` not in (0, 1).
+      ValueError: if `mi` is negative, `dim` less than 1, or `share` not in [0.5, 1).
 
     Example:
       >>> from mi_jax import theory
@@ -353,14 +353,14 @@ def gaussian_tail_pairs(mi: Number, dim: Number, *, share: float = 0.5) -> Numbe
     """
     from scipy import special
 
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"share must lie in (0, 1), got {share}")
+    if not 0.5 <= share < 1.0:
+        raise ValueError(f"share must lie in [0.5, 1), got {share}")
     with np.errstate(over="ignore"):
         # 1 - rho² = e^{-2I/d}, so rho² / (1 - rho²) = e^{2I/d} - 1.
         rho2 = _rho_squared(mi, dim)
         odds = np.expm1(2.0 * np.asarray(mi, float) / dim)
-        spread = np.sqrt(4.0 * np.asarray(dim) * odds * (odds + 1.0) * (1.0 + rho2))
-        return np.exp(2.0 * np.asarray(dim) * odds + special.ndtri(share) * spread)
+        spread = np.sqrt(4.0 * np.asarray(dim) * (1.0 + rho2)) * np.sqrt(odds) * np.sqrt(odds + 1.0)
+        return np.exp(2.0 * np.asarray(dim) * odds + special.ndtri(share) * np.minimum(spread, 1e300))
 
 
 def gaussian_batch_size(stderr: float, mi: float, dim: int, *, pairs: Pairs = "off_diagonal") -> int:

@@ -195,9 +195,12 @@ def test_how_many_pairs_see_the_tail():
         assert theory.gaussian_tail_pairs(mi, dim) == pytest.approx(np.exp(divergence), rel=1e-5)
     assert theory.gaussian_tail_pairs(4.0, 20) == pytest.approx(3.5e8, rel=0.01)
     assert theory.gaussian_tail_pairs(200.0, 20) == np.inf
+    assert theory.gaussian_tail_pairs(400.0, 2) == np.inf
+    assert theory.gaussian_tail_pairs(720.0, 2, share=0.9) == np.inf
+    assert theory.gaussian_tail_pairs(0.0, 20, share=0.9) == 1.0
 
 
-@pytest.mark.parametrize(("mi", "share"), [(1.0, 0.9), (4.0, 0.9), (4.0, 0.5), (8.0, 0.2)])
+@pytest.mark.parametrize(("mi", "share"), [(1.0, 0.9), (4.0, 0.9), (4.0, 0.5), (8.0, 0.7)])
 def test_so_many_pairs_have_a_share_of_the_tail_within_reach(mi, share):
     """Draws of the law r*² Q: the log of its density over Q is below the log of the pairs in so many cases."""
     rho, dim = rho_of(mi, 20), 20

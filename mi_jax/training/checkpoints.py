@@ -23,6 +23,7 @@ from mi_jax import _checks
 
 FORMAT = "mi_jax checkpoint, 1"
 CHECKPOINT_SECONDS = 10.0
+_REWORDS = frozenset({"jax", "jaxlib", "platform"})  # what writes the same program in other words
 _ITEM = "default"  # orbax's name for what a step holds
 
 
@@ -101,7 +102,7 @@ def save(
     Raises:
       ValueError: if the folder holds something else, or the checkpoint of another identity.
     """
-    folder, identity = Path(folder), _as_json(identity)
+    folder, identity = Path(folder), as_json(identity)
     latest = max(_steps(folder), default=None)  # an older one may be half removed
     if latest is not None:
         path = folder / str(latest)
@@ -134,7 +135,7 @@ def load(folder: str | Path, identity: Mapping[str, Any], environment: Mapping[s
     Warns:
       UserWarning: if it was written in another environment: what follows may then differ in its last bits.
     """
-    folder, identity = Path(folder), _as_json(identity)
+    folder, identity = Path(folder), as_json(identity)
     steps = _steps(folder)
     if not steps:
         return None
@@ -153,13 +154,12 @@ def digest(tree: Any) -> str:
     return content.hexdigest()[:16]
 
 
-def check(folder: str | Path, part: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+def check(folder: str | Path, part: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose identity does not hold this part; no checkpoint is none to refuse.
 
     Args:
       folder: where it may be.
       part: some of an identity: name -> value.
-      environment: where its bits are wanted.
 
     Raises:
       ValueError: as `load`.
@@ -168,7 +168,7 @@ def check(folder: str | Path, part: Mapping[str, Any], environment: Mapping[str,
         path = Path(folder) / str(step)
         about = _about(path)
         saved = {name: about["identity"].get(name) for name in part}
-        _check_identity(path, saved, _as_json(part), about["environment"], environment)
+        _check_identity(path, saved, as_json(part), {}, {})
 
 
 def identity_of(folder: str | Path) -> Mapping[str, Any] | None:
@@ -181,7 +181,7 @@ def identity_of(folder: str | Path) -> Mapping[str, Any] | None:
     return _about(Path(folder) / str(max(steps)))["identity"] if steps else None
 
 
-def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity as it comes back from the disk: lists for tuples, and so on."""
     try:
         return json.loads(json.dumps(identity))
@@ -237,16 +237,23 @@ def _damage_named(path: Path) -> Iterator[None]:
 def _check_identity(
     path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> None:
+    """Refuse another identity, and warn of another environment."""
     elsewhere = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
     for name in sorted(saved.keys() | wanted.keys()):
         # Another version writes the same program in another way: then the warning below says what can be said.
+        unknown = name == "program" and not _REWORDS.isdisjoint(elsewhere)
         same = json.dumps(saved.get(name), sort_keys=True) == json.dumps(wanted.get(name), sort_keys=True)  # NaN, too
-        if not same and not (name == "program" and elsewhere):
+        if not same and not unknown:
             was, now = _short(saved.get(name)), _short(wanted.get(name))
             raise ValueError(f"{path} is of another configuration: its {name} is {was}, not {now}; choose another folder")
     if elsewhere:
         which = ", ".join(f"{name} {_short(there.get(name))}, here {_short(here.get(name))}" for name in elsewhere)
-        warnings.warn(f"{path} was written in another environment ({which}): the last bits may differ", stacklevel=4)
+        what = (
+            "the last bits may differ"
+            if _REWORDS.isdisjoint(elsewhere)
+            else "that its program is this one cannot be checked"
+        )
+        warnings.warn(f"{path} was written in another environment ({which}): {what}", stacklevel=4)
 
 
 @functools.cache

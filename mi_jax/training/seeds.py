@@ -186,6 +186,7 @@ class Program(NamedTuple):
       layout: where the seeds run.
       states: the shapes of the states of all seeds.
       recipe: what was compiled.
+      example: the shapes of one run, as `recipe.init` takes it.
       compile_seconds: what compiling took.
     """
 
@@ -195,6 +196,7 @@ class Program(NamedTuple):
     layout: Layout
     states: TrainState
     recipe: Trainer
+    example: Any
     compile_seconds: float
 
     @property
@@ -209,8 +211,8 @@ class Program(NamedTuple):
             "mapped": self.layout.mapped,
             "seeds": self.layout.num_seeds,
             "runs": checkpoints.digest(runs),
-            "program": fingerprint(self.recipe, _first(self.states)),
-            **(config or {}),
+            "program": fingerprint(self.recipe, self.example),
+            "config": dict(config or {}),
         }
 
 
@@ -225,19 +227,16 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(move, tree)
 
 
-def fingerprint(recipe: Trainer, state: TrainState) -> str:
-    """A digest of the text of one seed's step, with all the numbers and data in it: the recipe, as far as it acts.
+def fingerprint(recipe: Trainer, run: Any) -> str:
+    """A digest of the texts of one seed's start and step, with the numbers and data in them: the recipe, as far as it acts.
 
     Args:
       recipe: the trainer.
-      state: a state of one seed, or its shapes.
+      run: one run, as `recipe.init` takes it, or its shapes.
     """
-    return hashlib.sha256(jax.jit(recipe.step).lower(state).as_text().encode()).hexdigest()[:16]
-
-
-def _first(states: TrainState) -> TrainState:
-    """The shapes of one seed's state, from those of many."""
-    return jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[0], tree), states)
+    run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), run)
+    texts = jax.jit(recipe.init).lower(run).as_text(), jax.jit(recipe.step).lower(jax.eval_shape(recipe.init, run)).as_text()
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
 class Fit(NamedTuple):
@@ -295,7 +294,7 @@ def compile_training(recipe: Trainer, plan: Layout, *, steps: int, chunk: int = 
     scans = {length: plan.compile(functools.partial(scan, length=length), states, donate=True) for length in set(lengths)}
     compiled = plan.compile(recipe.init, runs)
     seconds = time.perf_counter() - start
-    return Program(compiled, tuple(scans[length] for length in lengths), lengths, plan, joined, recipe, seconds)
+    return Program(compiled, tuple(scans[length] for length in lengths), lengths, plan, joined, recipe, example, seconds)
 
 
 def run(
@@ -356,7 +355,7 @@ class _Keeper:
             return None
         if saved.step not in np.cumsum(self.program.lengths):
             text = f"{self.checkpoint.folder} stands at step {saved.step}, where no chunk ends now"
-            raise ValueError(f"{text}; take the chunk that it was written with")
+            raise ValueError(f"{text}; take the chunk that it was written with, or move it away")
         scan = jax.vmap(functools.partial(scan_steps, self.program.recipe, length=saved.step))
         _, history = jax.eval_shape(scan, self.program.states)
         tree = saved.into({"states": self.program.states, "history": history})

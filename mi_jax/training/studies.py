@@ -4,6 +4,7 @@ Three variances are told apart, and never mixed: over batches at a fixed critic;
 the iterations of a run, which is what Table 2 of the paper prints.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -12,6 +13,7 @@ import math
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,8 @@ from mi_jax import _checks
 from mi_jax.training import checkpoints, seeds
 from mi_jax.training.checkpoints import CHECKPOINT_SECONDS, Checkpoint
 from mi_jax.training.trainer import Run, Settings, Trainer, TrainState, fixed_read_outs, swept
+
+_GONE = ".gone"  # of a checkpoint that is being removed
 
 
 class Summary(NamedTuple):
@@ -143,11 +147,16 @@ def grid(**values: Sequence[float]) -> dict[str, np.ndarray]:
     Returns:
       name -> (settings,) float32 values; the last name varies fastest.
 
+    Raises:
+      ValueError: if there is no name, or one without values.
+
     Example:
       >>> from mi_jax import training
       >>> training.grid(mi=[2.0, 4.0], tau=[1.0, 5.0])
       {'mi': array([2., 2., 4., 4.], dtype=float32), 'tau': array([1., 5., 1., 5.], dtype=float32)}
     """
+    if not values or not all(map(len, values.values())):
+        raise ValueError("grid needs at least one name, and at least one value of each")
     return {
         name: np.array(column, np.float32)
         for name, column in zip(values, zip(*itertools.product(*values.values()), strict=True), strict=True)
@@ -221,7 +230,8 @@ def study(
     """
     _checks.key_vector(keys, "keys")
     columns = _columns(settings)
-    _checks.positive_int(batches, "batches")
+    if _checks.positive_int(batches, "batches") < 2:
+        raise ValueError("batches must be at least 2, to have a variance, got 1")
     if window is not None and not 1 <= window <= steps:
         raise ValueError(f"window must be from 1 to steps, {steps}, got {window}")
     host = seeds.host()
@@ -263,7 +273,7 @@ class _Plan:
     def _compile(self, chunk, size):
         """The program of so many runs at once, and that of their fixed read-outs."""
         layout = self.layout(size)
-        example = jax.tree.map(lambda leaf: leaf[0], self.runs([(0, 0)]))
+        example = self.example()
         program = seeds.compile_training(self.recipe, layout, steps=self.steps, chunk=chunk, example=example)
         start = time.perf_counter()
         read = functools.partial(fixed_read_outs, self.recipe, batches=self.batches)
@@ -283,10 +293,13 @@ class _Plan:
         chosen, numbers = (np.array(column) for column in zip(*places, strict=True))
         return Run(self.keys[numbers], {name: jnp.asarray(values[chosen]) for name, values in self.columns.items()})
 
+    def example(self) -> Run:
+        """One run's start."""
+        return jax.tree.map(lambda leaf: leaf[0], self.runs([(0, 0)]))
+
     def like(self) -> _Result:
         """The shapes of a result."""
-        run = jax.tree.map(lambda leaf: leaf[0], self.runs([(0, 0)]))
-        state = jax.eval_shape(self.recipe.init, run)
+        state = jax.eval_shape(self.recipe.init, self.example())
         nats = jax.eval_shape(self.recipe.step, state)[1]
         of = lambda length: {name: np.empty(length, leaf.dtype) for name, leaf in nats.items()}  # noqa: E731
         return _Result(state, of(self.steps), of(self.batches))
@@ -298,12 +311,11 @@ class _Shelf:
     def __init__(self, folder: Path, plan: _Plan, config: Mapping[str, Any] | None, every: float):
         self.folder, self.plan, self.every = folder, plan, every
         self.environment = seeds.environment()
-        state = plan.like().state
         self.study = {
             "steps": plan.steps,
             "batches": plan.batches,
-            "program": seeds.fingerprint(plan.recipe, state),
-            **(config or {}),
+            "program": seeds.fingerprint(plan.recipe, plan.example()),
+            "config": checkpoints.as_json(config or {}),
         }
         self.places = {self.path(place).name: place for place in plan.places()}
         if len(self.places) < len(plan.places()):
@@ -323,10 +335,14 @@ class _Shelf:
         """The finished ones of these runs. A folder with runs of another study is refused."""
         self._refuse_others()
         like, found = self.plan.like(), {}
-        for place in places:
-            saved = checkpoints.load(self.path(place), self.identity(place), self.environment)
-            if saved is not None:
-                found[place] = saved.into(like)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for place in places:
+                saved = checkpoints.load(self.path(place), self.identity(place), self.environment)
+                if saved is not None:
+                    found[place] = saved.into(like)
+        if caught:
+            warnings.warn(f"{len(caught)} runs of another environment, the first: {caught[0].message}", stacklevel=4)
         return found
 
     def _refuse_others(self) -> None:
@@ -335,7 +351,7 @@ class _Shelf:
             if path not in known:
                 raise ValueError(f"{self.folder} is no folder of a study: it holds {path.name!r}; choose another")
         for path in sorted(known[0].iterdir()) if known[0].exists() else ():
-            checkpoints.check(path, self.study, self.environment)
+            checkpoints.check(path, self.study)
 
     def write(self, place: tuple[int, int], result: _Result) -> None:
         identity = self.identity(place)
@@ -351,15 +367,33 @@ class _Shelf:
         """The groups of runs of this share that have a checkpoint."""
         folder = self.folder / "partial"
         for path in sorted(folder.iterdir()) if folder.exists() else ():
-            identity = checkpoints.identity_of(path)
-            members = [self.places.get(name) for name in identity["members"]] if identity else []
+            if path.suffix == _GONE:
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            about = _patiently(checkpoints.identity_of, path)
+            if about is None:
+                continue
+            if json.dumps(about["config"]["study"], sort_keys=True) != json.dumps(self.study, sort_keys=True):
+                raise ValueError(f"{path} is of another study; choose another folder")
+            members = [self.places.get(name) for name in about["config"]["members"]]
             group = [place for place in members if place is not None and place in share]
             if group and len(group) == len(members):
                 yield group
 
     def tidy(self, group: Sequence[tuple[int, int]]) -> None:
-        """Remove the checkpoint of runs that are finished, and written."""
-        shutil.rmtree(self.partial(group).folder, ignore_errors=True)
+        """Remove the checkpoint of runs that are finished, and written: at once, for a kill may come while it is removed."""
+        folder = Path(self.partial(group).folder)
+        if folder.exists():
+            shutil.rmtree(folder.rename(folder.with_suffix(_GONE)), ignore_errors=True)
+
+
+def _patiently(read: Callable[[Path], Any], path: Path) -> Any:
+    """`read(path)`, again if it failed: another process may just have put a later checkpoint in an earlier one's place."""
+    for _ in range(3):
+        with contextlib.suppress(ValueError, OSError):
+            return read(path)
+        time.sleep(0.2)
+    return read(path)
 
 
 def _run(
@@ -427,7 +461,7 @@ def _gathered(
     run_seconds: float,
 ) -> Study:
     """The results side by side; NaN and zeros where one is missing."""
-    empty = jax.tree.map(_nothing, plan.like())
+    empty = jax.tree.map(functools.partial(_nothing, jax.random.key_impl(plan.keys)), plan.like())
     rows = [results.get(place, empty) for place in plan.places()]
     finished = np.array([place in results for place in plan.places()])
 
@@ -451,10 +485,10 @@ def _gathered(
     )
 
 
-def _nothing(like: Any) -> Any:
+def _nothing(key_impl: Any, like: Any) -> Any:
     """What stands for an array of a run that is not here."""
     if _checks.is_key(like):
-        return jax.random.key(0)
+        return jax.random.key(0, impl=key_impl)
     return np.full(like.shape, math.nan if jnp.issubdtype(like.dtype, jnp.floating) else 0, like.dtype)
 
 

@@ -28,8 +28,8 @@ class TrainState(NamedTuple):
       params: the model's parameters; always finite, if they were so at the start.
       opt_state: the optimiser's state.
       model_state: the model's state: for MINE, the log of its moving average.
-      diverged: whether an update would have made a parameter non-finite. Such a run is frozen: its parameters and `step`
-        stay those before that update, and its read-outs are NaN from then on.
+      diverged: whether an update would have made a parameter non-finite, or the square of a gradient was. Such a run is
+        frozen: its parameters and `step` stay those before that update, and its read-outs are NaN from then on.
       settings: what a sweep trains under, name -> scalar; empty outside of one. See `swept`.
     """
 
@@ -125,7 +125,8 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
         grads, (model_state, nats) = gradient(state.params, state.model_state, x, y)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        goes_on = ~state.diverged & _all_finite(params)
+        # Of a gradient whose square overflows Adam keeps infinity, and never moves again.
+        goes_on = ~state.diverged & _all_finite(params) & jnp.isfinite(optax.global_norm(grads))
         # The optimiser's state is not chosen: a frozen run never uses it again, and it is the largest part.
         params, model_state = jax.tree.map(
             lambda new, old: jnp.where(goes_on, new, old), (params, model_state), (state.params, state.model_state)

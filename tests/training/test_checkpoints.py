@@ -136,10 +136,16 @@ def test_one_of_another_configuration_is_refused_and_left_as_it_is(tmp_path, ide
 def test_one_of_another_environment_is_read_with_a_warning(tmp_path):
     checkpoints.save(tmp_path, 3, TREE, IDENTITY, ENVIRONMENT)
     # Another version writes the same program in other words, so its digest says nothing there.
-    with pytest.warns(UserWarning, match=r"jax '0.10', here '0.11'\): the last bits may differ"):
+    with pytest.warns(UserWarning, match=r"jax '0.10', here '0.11'\): that its program is this one cannot be checked"):
         assert checkpoints.load(tmp_path, {**IDENTITY, "program": "cde"}, {"jax": "0.11"}).step == 3
     with pytest.raises(ValueError, match="its steps is 7, not 8"):
         checkpoints.load(tmp_path, {**IDENTITY, "steps": 8}, {"jax": "0.11"})
+    # The number of threads changes bits and no words.
+    threads = ENVIRONMENT | {"threads": 64}
+    with pytest.warns(UserWarning, match=r"threads None, here 64\): the last bits may differ"):
+        assert checkpoints.load(tmp_path, IDENTITY, threads).step == 3
+    with pytest.raises(ValueError, match="its program is 'abc', not 'cde'"):
+        checkpoints.load(tmp_path, {**IDENTITY, "program": "cde"}, threads)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +163,11 @@ def test_another_tree_is_refused(tmp_path, like, message):
 
 
 def test_check_compares_a_part(tmp_path):
-    checkpoints.check(tmp_path, {"steps": 8}, ENVIRONMENT)  # nothing there
+    checkpoints.check(tmp_path, {"steps": 8})  # nothing there
     checkpoints.save(tmp_path, 3, TREE, IDENTITY, ENVIRONMENT)
-    checkpoints.check(tmp_path, {"steps": 7}, ENVIRONMENT)
+    checkpoints.check(tmp_path, {"steps": 7})
     with pytest.raises(ValueError, match="its steps is 7, not 8"):
-        checkpoints.check(tmp_path, {"steps": 8}, ENVIRONMENT)
+        checkpoints.check(tmp_path, {"steps": 8})
 
 
 def test_a_digest_knows_names_shapes_dtypes_and_bytes():

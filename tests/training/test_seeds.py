@@ -146,7 +146,7 @@ def test_a_checkpoint_of_other_runs_is_refused(tmp_path):
         (lambda: go(recipe(), mapped="vmap"), "mapped"),
         (lambda: go(recipe(optimizer=training.adam(1e-3))), "program"),
         (lambda: go(recipe(estimators.nwj())), "program"),
-        (lambda: go(recipe(), checkpoint=training.Checkpoint(tmp_path, config={"task": "mine"})), "task"),
+        (lambda: go(recipe(), checkpoint=training.Checkpoint(tmp_path, config={"program": "mine"})), "config"),
     ):
         with pytest.raises(ValueError, match=f"of another configuration: its {what} is"):
             call()
@@ -189,11 +189,20 @@ def test_a_fingerprint_knows_the_data_that_a_recipe_holds():
     def of(data):
         model = models.discriminative(networks.SeparableCritic(hidden=(16,)), estimators.infonce())
         r = training.trainer(model, lambda key, step: (data, data))
-        return seeds.fingerprint(r, jax.eval_shape(r.init, jax.random.key(0)))
+        return seeds.fingerprint(r, jax.random.key(0))
 
     x = jax.random.normal(jax.random.key(1), (32, 2))
     assert of(x) == of(jnp.array(np.asarray(x)))
     assert of(x) != of(x.at[7, 1].add(1e-6))
+
+
+def test_a_fingerprint_knows_how_a_recipe_starts():
+    r = recipe()
+    model = models.discriminative(networks.SeparableCritic(hidden=(16,)), estimators.infonce())
+    other = model._replace(init=lambda *given: jax.tree.map(lambda leaf: 3.0 * leaf, model.init(*given)))
+    changed = training.trainer(other, lambda key, step: tasks.gaussian(2, 1.0).sample(key, 32))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    assert seeds.fingerprint(r, key) == seeds.fingerprint(recipe(), key) != seeds.fingerprint(changed, key)
 
 
 def test_alone_this_process_has_everything():

@@ -42,6 +42,11 @@ def test_grid_is_every_combination():
     ]  # fmt: skip
 
 
+def test_an_empty_grid_is_refused():
+    with pytest.raises(ValueError, match="grid needs at least one name"):
+        training.grid(mi=[])
+
+
 def test_summaries_are_the_formulas():
     rng = np.random.default_rng(0)
     history = rng.normal(size=(1, 4, 10)).astype(np.float32)
@@ -184,6 +189,41 @@ def test_killed_before_a_finished_checkpoint_was_removed(tmp_path, monkeypatch):
     assert not list((tmp_path / "partial").iterdir())
 
 
+def test_killed_while_a_finished_checkpoint_was_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies.shutil, "rmtree", lambda *_, **__: None)
+    first = study(folder=tmp_path)
+    for path in tmp_path.glob("partial/*/8/default/about.json"):
+        path.unlink()
+    monkeypatch.undo()
+    equal(numbers(first), numbers(study(folder=tmp_path)))
+    assert not list((tmp_path / "partial").iterdir())
+
+
+def test_a_folder_with_only_checkpoints_of_another_study_is_refused(tmp_path):
+    def stop(name, report):
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        study(folder=tmp_path, checkpoint_every=0.0, on_chunk=stop)
+    with pytest.raises(ValueError, match="is of another study; choose another folder"):
+        study(folder=tmp_path, batches=6)
+
+
+def test_missing_runs_with_keys_of_another_implementation(tmp_path, monkeypatch):
+    keys = jax.random.split(jax.random.key(0, impl="rbg"), 2)
+    monkeypatch.setattr(studies.seeds, "host", lambda: seeds.Host(0, 2))
+    assert study(keys=keys, folder=tmp_path).finished.sum() == 2
+
+
+def test_runs_of_another_environment_are_told_once(tmp_path, monkeypatch):
+    study(folder=tmp_path)
+    elsewhere = seeds.environment() | {"threads": 1_000}
+    monkeypatch.setattr(studies.seeds, "environment", lambda: elsewhere)
+    with pytest.warns(UserWarning, match="6 runs of another environment, the first: ") as told:
+        study(folder=tmp_path)
+    assert len(told) == 1
+
+
 def test_settings_that_are_not_numbers_are_found_again(tmp_path):
     settings = training.grid(mi=[1.0], rate=[np.nan, np.inf])
     first = study(settings, folder=tmp_path)
@@ -209,7 +249,7 @@ def test_more_seeds_and_settings_are_added_to_what_is_there(tmp_path):
     [
         ({"steps": 9}, "its steps is 8, not 9"),
         ({"batches": 6}, "its batches is 5, not 6"),
-        ({"config": {"task": "cubic"}}, "its task is None, not 'cubic'"),
+        ({"config": {"program": "cubic"}}, "its config is {}, not {'program': 'cubic'}"),
     ],
 )
 def test_a_folder_of_another_study_is_refused(tmp_path, options, message):
@@ -253,6 +293,7 @@ def test_runs_of_others_are_missing_and_several_processes_need_a_folder(tmp_path
         ({"keys": jax.random.key(0)}, ValueError, r"keys must be a vector .* got shape \(\)"),
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"batches": 0}, ValueError, "batches must be at least 1, got 0"),
+        ({"batches": 1}, ValueError, "batches must be at least 2, to have a variance, got 1"),
         ({"together": 0}, ValueError, "together must be at least 1, got 0"),
         ({"window": 9}, ValueError, "window must be from 1 to steps, 8, got 9"),
         ({"mapped": "both"}, ValueError, "mapped must be 'map' or 'vmap', got 'both'"),

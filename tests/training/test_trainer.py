@@ -167,3 +167,17 @@ def test_swept_settings_are_traced_and_act():
             theirs, expected = recipe(settings).step(theirs)
         np.testing.assert_allclose(found["smile"], expected["smile"], rtol=1e-4)
         assert ours.settings == traced
+
+
+def test_a_gradient_that_overflows_when_squared_freezes_a_run():
+    """Adam would keep an infinite second moment, and never move again, without a word."""
+    model = models.discriminative(networks.SeparableCritic(hidden=(8,)), estimators.infonce())
+
+    def loss(params, state, x, y):
+        value, aux = model.loss(params, state, x, y)
+        return 1e22 * value, aux
+
+    recipe = training.trainer(model._replace(loss=loss), lambda key, step: tasks.gaussian(2, 1.0).sample(key, 16))
+    after, _ = training.scan_steps(recipe, recipe.init(jax.random.key(0)), 3)
+    assert after.diverged
+    assert int(after.step) == 0
