@@ -126,7 +126,7 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Of a gradient whose square overflows Adam keeps infinity, and never moves again.
-        goes_on = ~state.diverged & _all_finite(params) & jnp.isfinite(optax.global_norm(grads))
+        goes_on = ~state.diverged & _all_finite(params) & jnp.isfinite(optax.tree.norm(grads))
         # The optimiser's state is not chosen: a frozen run never uses it again, and it is the largest part.
         params, model_state = jax.tree.map(
             lambda new, old: jnp.where(goes_on, new, old), (params, model_state), (state.params, state.model_state)
