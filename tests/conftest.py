@@ -11,3 +11,10 @@ jax.config.update("jax_num_cpu_devices", 2)
 def _fresh_trace_counts():
     """`chex.assert_max_traces` counts by a function's source, over all tests; each test starts from none."""
     chex.clear_trace_counter()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_programs():
+    """Each module drops its compiled programs: they take memory maps, and out of them (65,530) XLA's compiler crashes."""
+    yield
+    jax.clear_caches()
