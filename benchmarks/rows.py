@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mi_jax.training import seeds
+
 SCHEMA = 1
 _PACKAGES = ("mi-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 # What a run's bits depend on, besides its configuration.
@@ -85,14 +87,9 @@ def identity(config: Mapping[str, Any]) -> str:
 
 def environment() -> dict[str, Any]:
     """This machine, its devices, the versions and the commit."""
-    device = jax.devices()[0]
     return {
-        "machine": platform.machine(),
-        "platform": device.platform,
-        "device_kind": device.device_kind,
+        **seeds.environment(),
         "devices": jax.device_count(),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "commit": _commit(),
