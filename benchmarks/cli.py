@@ -52,6 +52,8 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 def hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[seeds.Host]:
     """The processes that the options name, as a context."""
     if options.coordinator is None:
+        if options.processes is not None or options.process is not None:
+            raise ValueError("--processes and --process need --coordinator, the host:port of process 0")
         return contextlib.nullcontext(seeds.host())
     coordinator = None if options.coordinator == "auto" else options.coordinator
     return seeds.hosts(coordinator, options.processes, options.process, heartbeat_timeout=options.heartbeat_timeout)

@@ -81,6 +81,21 @@ def test_if_one_process_is_killed_the_other_ends_and_a_rerun_does_what_is_missin
     assert len(trained(output)) <= -(-(10 - len(on_disk)) // 2)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--processes", "2", "--process", "0"), "--processes and --process need --coordinator"),
+        (("--coordinator", "auto"), "coordinator, num_processes and process must be given"),
+    ],
+)
+def test_processes_that_cannot_find_one_another_are_told(tmp_path, options, message):
+    process = start(tmp_path, *options)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message in output
+    assert not (tmp_path / "study").exists()
+
+
 def test_after_kills_a_study_ends_with_the_same_bits(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(kills, "SMALL", dataclasses.replace(kills.SMALL, mis=(2.0,), steps=1_500))
     monkeypatch.chdir(ROOT)

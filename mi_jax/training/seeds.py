@@ -73,15 +73,15 @@ def hosts(
       A `Host`.
 
     Raises:
+      ValueError: if JAX cannot find out what is not given.
       RuntimeError: if the processes do not find one another.
     """
-    jax.distributed.initialize(
-        coordinator,
-        num_processes,
-        process,
-        heartbeat_timeout_seconds=heartbeat_timeout,
-        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-    )
+    timeouts: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat_timeout, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process, **timeouts)
+    except ValueError as error:
+        found = "no TPU pod, Slurm or Open MPI tells of other processes, so"
+        raise ValueError(f"{found} coordinator, num_processes and process must be given ({error})") from error
     yield host()
     # Not after an error: waiting would hide it, and the others learn of it as this process ends.
     checkpoints.meet(jax.process_count(), finish_timeout)
