@@ -123,6 +123,8 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
         x, y = batch(jax.random.fold_in(state.key, state.step), state.step)
         gradient = jax.grad(model.loss, has_aux=True)
         grads, (model_state, nats) = gradient(state.params, state.model_state, x, y)
+        # Before they are read twice: how the compiler fuses both readings differs from program to program, and so the bits.
+        grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Of a gradient whose square overflows Adam keeps infinity, and never moves again.
