@@ -2,7 +2,7 @@
 
 A checkpoint is a folder with one numbered step in it. Beside the arrays it holds what it is of, its *identity*, and a digest
 of every array, so that a damaged file, a foreign one, or one of another configuration is refused and left as it is. Needs
-the extra `mi-jax[checkpoints]`; orbax is loaded as the first checkpoint is written or read.
+the extra `mi-jax[checkpoints]`; orbax is loaded as the first checkpoint is written.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class Saved(NamedTuple):
     Attributes:
       step: its number.
       arrays: path in the tree -> array.
-      kept: path -> what the identity of `arrays[path]` is: shape, dtype, digest.
+      kept: path -> what was written of `arrays[path]`: shape, dtype, digest.
     """
 
     step: int
@@ -149,7 +149,7 @@ def digest(tree: Any) -> str:
     """A digest of a tree's arrays and typed keys: of their names, shapes, dtypes and bytes."""
     content = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(jax.random.key_data(leaf) if _checks.is_key(leaf) else leaf)
+        array = _data(leaf)
         content.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {array.shape} ".encode() + array.tobytes())
     return content.hexdigest()[:16]
 
@@ -225,11 +225,9 @@ def _arrays(path: Path, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, np.n
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Whatever orbax and its store raise on a broken file, as one clear error."""
+    """Whatever reading a broken file raises, as one clear error."""
     try:
         yield
-    except ModuleNotFoundError:
-        raise
     except Exception as error:
         raise ValueError(f"{path} is damaged, or no checkpoint of mi_jax ({_line(error)}); move it away") from error
 

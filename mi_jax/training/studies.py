@@ -201,7 +201,7 @@ def study(
       devices: by default all local ones.
       mapped: how the runs of one device go on; see `seeds.layout`.
       folder: where finished runs and checkpoints are kept. Needs `mi-jax[checkpoints]`.
-      checkpoint_every: seconds between checkpoints, at least.
+      checkpoint_every: seconds between checkpoints, at least; 0 writes one after each chunk.
       config: what the study is, in its author's words; compared with what the folder has.
       on_chunk: called with the runs' names and a `seeds.Report` between chunks.
 
@@ -211,7 +211,7 @@ def study(
     Raises:
       ValueError: if `settings` are no vectors of one length, `keys` no vector, or a number is less than 1; if the folder
         holds something else, or runs that are damaged or of another study; if several processes have no folder.
-      TypeError: if `keys` are not typed keys.
+      TypeError: if `keys` are not typed keys, or `config` is not what JSON can hold.
 
     Example:
       >>> import jax
@@ -427,12 +427,13 @@ def _groups(
 ) -> Iterator[list[tuple[int, int]]]:
     """The missing runs of a share, as many together as go on at once: those first that have begun."""
     missing = [place for place in share if place not in results]
-    for group in [] if shelf is None else list(shelf.begun(share)):
-        if any(place in missing for place in group):
-            yield group
-            missing = [place for place in missing if place not in group]
-        elif shelf is not None:  # killed when all were written, and this was not yet removed
-            shelf.tidy(group)
+    if shelf is not None:
+        for group in list(shelf.begun(share)):
+            if any(place in missing for place in group):
+                yield group
+                missing = [place for place in missing if place not in group]
+            else:  # killed when all were written, and this was not yet removed
+                shelf.tidy(group)
     if missing:
         size = plan.size(len(missing))
         for start in range(0, len(missing), size):

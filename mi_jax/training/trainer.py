@@ -215,6 +215,8 @@ def fixed_read_outs(recipe: Trainer, state: TrainState, batches: int) -> Mapping
       >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
       >>> training.fixed_read_outs(recipe, recipe.init(jax.random.key(0)), 5)["infonce"].shape
       (5,)
+
+    Source: Song & Ermon (2020), Theorem 2, whose variance is this one.
     """
     # Steps are int32, so that no step of training has this number.
     root = jax.random.fold_in(state.key, jnp.uint32(2**32 - 1))
