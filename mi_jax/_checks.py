@@ -45,19 +45,19 @@ def per_row(value: Any, scores: Float[Array, "n n"], name: str) -> Float[Array, 
 def non_negative(value: Any, name: str) -> Any:
     """The scalar `value`, at least 0."""
     value = scalar(value, name)
-    return _where_valid(value >= 0, value, f"{name} must not be negative")
+    return where_valid(value >= 0, value, f"{name} must not be negative")
 
 
 def unit_interval(value: Any, name: str) -> Any:
     """The scalar `value`, in [0, 1]."""
     value = scalar(value, name)
-    return _where_valid((value >= 0) & (value <= 1), value, f"{name} must lie in [0, 1]")
+    return where_valid((value >= 0) & (value <= 1), value, f"{name} must lie in [0, 1]")
 
 
 def below_one(value: Any, name: str) -> Any:
     """The scalar `value`, in [0, 1)."""
     value = scalar(value, name)
-    return _where_valid((value >= 0) & (value < 1), value, f"{name} must lie in [0, 1)")
+    return where_valid((value >= 0) & (value < 1), value, f"{name} must lie in [0, 1)")
 
 
 def scalar(value: Any, name: str) -> Any:
@@ -74,7 +74,7 @@ def scalar(value: Any, name: str) -> Any:
     return value * 1.0
 
 
-def _where_valid(valid: Any, value: Any, message: str) -> Any:
+def where_valid(valid: Any, value: Any, message: str) -> Any:
     """`value` if `valid`; otherwise a ValueError, or NaN where `valid` is traced and nobody can be told."""
     if isinstance(valid, jax.core.Tracer):
         return jnp.where(valid, value, jnp.nan)

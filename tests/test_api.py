@@ -14,7 +14,17 @@ import mi_jax
 FUNCTIONS = {
     "mi_jax": ["dv", "infonce", "interpolated", "logistic_objective", "nwj", "smile", "tuba"],
     "mi_jax.estimators": ["cpc", "dv", "infonce", "interpolated", "js", "mine", "nwj", "smile", "tuba", "combined"],
-    "mi_jax.tasks": ["cubic", "gaussian", "mi_to_rho", "rho_to_mi", "staircase"],
+    "mi_jax.tasks": [
+        "cubic",
+        "gaussian",
+        "mi_to_rho",
+        "rho_to_mi",
+        "rotated",
+        "staircase",
+        "student",
+        "student_correction",
+        "uniform_noise",
+    ],
     "mi_jax.projections": ["dv", "infonce", "log_partition", "smile"],
     "mi_jax.models": ["discriminative", "make", "gm", "ba", "doe"],
     "mi_jax.evaluation": ["normaliser"],
