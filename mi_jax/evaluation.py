@@ -1,5 +1,8 @@
-"""A trained model on data it has not seen."""
+"""A trained model on data it has not seen: block by block, so that memory does not grow with the square of the rows."""
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +11,8 @@ from jaxtyping import Array, Float
 
 from mi_jax import _checks
 from mi_jax.models import Model
+
+BLOCK_PAIRS = 2**16  # pairs scored at once: with 64 hidden units 16 MB
 
 
 class Normaliser(NamedTuple):
@@ -63,3 +68,195 @@ def normaliser(model: Model, params: Any, x: Float[Array, "n ..."], y: Float[Arr
     log_ratio = _checks.floating(model.log_ratio(params, x, jnp.roll(y, -1, axis=0)), "log_ratio")
     log_sum = jax.nn.logsumexp(log_ratio)
     return Normaliser(log_sum - jnp.log(len(x)), jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * log_ratio)))
+
+
+class PairSums(NamedTuple):
+    """What the read-outs of a held-out set are made of, one number for each of its rows.
+
+    The rows stand in groups of m, within which all pairs are scored; negatives are the other m - 1 rows of the group.
+
+    Attributes:
+      joint: (n,) scores T(x_i, y_i) of the joint pairs.
+      rows: (n,) log mean e^T(x_i, y_j) over the negatives y_j of x_i,
+      columns: and log mean e^T(x_j, y_i) over the negatives x_j of y_i.
+      clipped_rows, clipped_columns: the same of scores clipped to [-tau, tau].
+      squared: (n,) log mean e^{2 T(x_i, y_j)}.
+      shares: (n,) Σ_j of the share of e^T(x_j, y_i) in its row, the row's joint pair included; 1 in the mean.
+      clipped: (n,) the share of the negatives of x_i whose score is clipped.
+      group: m.
+    """
+
+    joint: Float[Array, " n"]
+    rows: Float[Array, " n"]
+    columns: Float[Array, " n"]
+    clipped_rows: Float[Array, " n"]
+    clipped_columns: Float[Array, " n"]
+    squared: Float[Array, " n"]
+    shares: Float[Array, " n"]
+    clipped: Float[Array, " n"]
+    group: int
+
+
+def group_size(num_rows: int, pairs: int) -> int:
+    """The largest size of groups that leaves no more than `pairs` pairs in all; at least 2, and all rows if they fit."""
+    return min(num_rows, max(2, pairs // num_rows))
+
+
+def pair_sums(
+    scores: Callable[[Array, Array], Float[Array, "n m"]],
+    x: Float[Array, "n ..."],
+    y: Float[Array, "n ..."],
+    *,
+    tau: float | Float[Array, ""] = jnp.inf,
+    pairs: int = 2**22,
+) -> PairSums:
+    """Score rows against one another, block by block, in groups so small that the pairs are no more than a budget.
+
+    With n² ≤ `pairs` all pairs are scored; with more rows, each row's negatives are the others of its group of
+    m = `pairs` / n. Rows beyond the last full group are left out.
+
+    Args:
+      scores: `(x, y) -> (n, m)` scores, of any numbers of rows.
+      x: (n, *x_shape) rows, in random order.
+      y: (n, *y_shape) their partners.
+      tau: where the clipped means clip.
+      pairs: the budget.
+
+    Returns:
+      `PairSums`.
+
+    Raises:
+      ValueError: if there are not at least 2 rows, as many of y as of x.
+
+    Example:
+      >>> import jax
+      >>> from mi_jax import evaluation, tasks
+      >>> task = tasks.gaussian(dim=2, mi=1.0)
+      >>> x, y = task.sample(jax.random.key(0), 2_000)
+      >>> sums = evaluation.pair_sums(lambda x, y: task.log_ratio(x[:, None], y[None]), x, y, pairs=1_000_000)
+      >>> sums.group
+      500
+      >>> value, influence = evaluation.read_outs(sums)["dv"]
+      >>> print(f"{value:.1f} nats")
+      1.0 nats
+    """
+    if len(x) != len(y) or len(x) < 2:
+        raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
+    size = group_size(len(x), pairs)
+    groups = len(x) // size
+    x, y = (rows[: groups * size].reshape(groups, size, *rows.shape[1:]) for rows in (x, y))
+    sums = jax.lax.map(lambda group: _group_sums(scores, group[0], group[1], tau), (x, y))
+    return PairSums._make([*(leaf.reshape(-1) for leaf in sums), size])
+
+
+def _group_sums(scores: Callable[[Array, Array], Array], x: Array, y: Array, tau: Any) -> tuple[Any, ...]:
+    """The fields of `PairSums` of one group, its rows of x scored in blocks against all of y."""
+    size = len(x)
+    block = max(1, min(size, BLOCK_PAIRS // size))
+    blocks = -(-size // block)
+    padded = jnp.pad(x, [(0, blocks * block - size)] + [(0, 0)] * (x.ndim - 1), mode="edge")
+    log_mean = functools.partial(_log_mean, count=size - 1)
+
+    def one(columns: Any, place: tuple[Array, Array]) -> tuple[Any, tuple[Array, ...]]:
+        start, rows_of_x = place
+        numbers = start + jnp.arange(block)
+        matrix = scores(rows_of_x, y).astype(jnp.float32)
+        own = numbers[:, None] == jnp.arange(size)
+        joint = jnp.sum(jnp.where(own, matrix, 0.0), axis=1)
+        negatives = jnp.where(own, -jnp.inf, matrix)
+        clipped = jnp.where(own, -jnp.inf, jnp.clip(matrix, -tau, tau))
+        rows = jax.nn.logsumexp(negatives, axis=1)
+        shares = jnp.exp(matrix - jnp.logaddexp(rows, joint)[:, None])
+        padding = (numbers >= size)[:, None]
+        columns = (
+            jnp.logaddexp(columns[0], jax.nn.logsumexp(jnp.where(padding, -jnp.inf, negatives), axis=0)),
+            jnp.logaddexp(columns[1], jax.nn.logsumexp(jnp.where(padding, -jnp.inf, clipped), axis=0)),
+            columns[2] + jnp.sum(jnp.where(padding, 0.0, shares), axis=0),
+        )
+        beyond = jnp.sum((jnp.abs(matrix) > tau) & ~own, axis=1) / (size - 1)
+        squared = jax.nn.logsumexp(2 * negatives, axis=1)
+        return columns, (joint, log_mean(rows), log_mean(jax.nn.logsumexp(clipped, axis=1)), log_mean(squared), beyond)
+
+    none = jnp.full(size, -jnp.inf)
+    places = jnp.arange(blocks) * block, padded.reshape(blocks, block, *x.shape[1:])
+    columns, of_rows = jax.lax.scan(one, (none, none, jnp.zeros(size)), places)
+    joint, rows, clipped_rows, squared, beyond = (part.reshape(-1)[:size] for part in of_rows)
+    column, clipped_column, shares = columns
+    return joint, rows, log_mean(column), clipped_rows, log_mean(clipped_column), squared, shares, beyond
+
+
+def _log_mean(log_sum: Array, count: int) -> Array:
+    return log_sum - math.log(count)
+
+
+def log_partition(sums: PairSums, *, clipped: bool = False) -> Float[Array, ""]:
+    """Log E_Q[e^T] over the pairs of `PairSums`, of the clipped scores if wanted: 0 for a valid log ratio."""
+    return _log_mean(jax.nn.logsumexp(sums.clipped_rows if clipped else sums.rows), sums.rows.size)
+
+
+def effective_pairs(sums: PairSums) -> Float[Array, ""]:
+    """(Σ e^T)² / Σ e^{2T} over the pairs of `PairSums`: how many of them carry the partition function."""
+    pairs = math.log(sums.rows.size * (sums.group - 1))
+    return jnp.exp(pairs + 2 * log_partition(sums) - _log_mean(jax.nn.logsumexp(sums.squared), sums.rows.size))
+
+
+class ReadOut(NamedTuple):
+    """A read-out of a held-out set, in nats, and its influence function: what each row adds to its error.
+
+    Attributes:
+      value: the read-out.
+      influence: (n,) with mean 0; the value's standard error is its standard deviation over √n, to first order, with all
+        that rows have in common through the pairs they form.
+    """
+
+    value: Float[Array, ""]
+    influence: Float[Array, " n"]
+
+
+def read_outs(sums: PairSums, offset: float = 0.0) -> dict[str, ReadOut]:
+    """Every read-out of a held-out set that is made of its `PairSums`.
+
+    Args:
+      sums: from `pair_sums`.
+      offset: what the scores have on top of the log ratio (`Estimator.offset`): 1 for a critic trained by NWJ.
+
+    Returns:
+      name -> `ReadOut`, for "infonce" (whose ceiling is log m), "dv", "smile" (at the sums' tau), and "nwj", the bound
+      1 + E_P[T] - E_Q[e^T] of the scores less their offset.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mi_jax import evaluation
+      >>> sums = evaluation.pair_sums(lambda x, y: 3.0 * (x[:, None] == y[None]), jnp.arange(4.0), jnp.arange(4.0))
+      >>> for name, (value, _) in evaluation.read_outs(sums).items():
+      ...     print(f"{name} {value:.4f}")
+      infonce 1.2471
+      dv 3.0000
+      smile 3.0000
+      nwj 3.0000
+
+    Source: Song & Ermon (2020), Eqs. 3, 4, 5 and 17; the influence is the first term of Hoeffding's decomposition.
+    """
+    found = {"infonce": _infonce(sums)}
+    for name, rows, columns in (("dv", sums.rows, sums.columns), ("smile", sums.clipped_rows, sums.clipped_columns)):
+        log_z, influence = _partition(rows, columns)
+        mean = jnp.mean(sums.joint)
+        found[name] = ReadOut(mean - log_z, sums.joint - mean - influence)
+    log_z, influence = _partition(sums.rows - offset, sums.columns - offset)
+    mean, z = jnp.mean(sums.joint) - offset, jnp.exp(log_z)
+    found["nwj"] = ReadOut(1 + mean - z, sums.joint - offset - mean - z * influence)
+    return found
+
+
+def _infonce(sums: PairSums) -> ReadOut:
+    negatives = sums.rows + math.log(sums.group - 1)
+    contrast = sums.joint - _log_mean(jnp.logaddexp(negatives, sums.joint), sums.group)
+    value = jnp.mean(contrast)
+    # A row adds its own contrast, and is one of the columns that the others are contrasted with.
+    return ReadOut(value, contrast - value - (sums.shares - 1))
+
+
+def _partition(rows: Float[Array, " n"], columns: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+    """Log Z, and its influence function: a row enters with its x, and with its y."""
+    log_z = _log_mean(jax.nn.logsumexp(rows), rows.size)
+    return log_z, jnp.exp(rows - log_z) + jnp.exp(columns - log_z) - 2

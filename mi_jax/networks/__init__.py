@@ -2,6 +2,7 @@
 
 from mi_jax.networks.bijections import AffineCoupling, ConditionalAffine, Standardize, alternating_mask
 from mi_jax.networks.critics import BaselineCritic, BilinearCritic, JointCritic, SeparableCritic
+from mi_jax.networks.gaussian import GaussianCritic
 from mi_jax.networks.mlp import MLP
 from mi_jax.networks.realnvp import ConditionalGaussian, Flow, JointRealNVP, RealNVP
 
@@ -13,6 +14,7 @@ __all__ = [
     "ConditionalAffine",
     "ConditionalGaussian",
     "Flow",
+    "GaussianCritic",
     "JointCritic",
     "JointRealNVP",
     "RealNVP",

@@ -58,8 +58,8 @@ class Trainer(NamedTuple):
         step's fresh batch.
     """
 
-    init: Callable[[Any], TrainState]
-    step: Callable[[TrainState], tuple[TrainState, Mapping[str, Float[Array, ""]]]]
+    init: Callable[[Any], Any]
+    step: Callable[[Any], tuple[Any, Mapping[str, Float[Array, ""]]]]
 
 
 def adam(learning_rate: float | Float[Array, ""] = 5e-4) -> optax.GradientTransformation:
@@ -80,7 +80,12 @@ def adam(learning_rate: float | Float[Array, ""] = 5e-4) -> optax.GradientTransf
     return optax.adam(learning_rate, b1=0.9, b2=0.999)
 
 
-def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation | None = None) -> Trainer:
+def trainer(
+    model: Model,
+    batch: Batch,
+    optimizer: optax.GradientTransformation | None = None,
+    example: tuple[Array, Array] | None = None,
+) -> Trainer:
     """How to train a model on a stream of batches.
 
     Args:
@@ -88,6 +93,8 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
       batch: `(key, step) -> (x, y)`, a fresh batch of paired rows for the step; the step is there for a task that changes,
         as the staircase does.
       optimizer: an optax optimiser; by default the paper's `adam()`.
+      example: (x, y), the rows that `model.init` is given, for a model that fits some of its parameters to them; by default
+        one batch, of which other models only want the shapes.
 
     Returns:
       A `Trainer`.
@@ -114,8 +121,8 @@ def trainer(model: Model, batch: Batch, optimizer: optax.GradientTransformation 
     def init(key: PRNGKeyArray) -> TrainState:
         params_key, batch_key = jax.random.split(key)
         step = jnp.zeros((), jnp.int32)
-        # For the shapes alone: the compiler drops the drawing of this batch.
-        x, y = batch(batch_key, step)
+        # For most models for the shapes alone: the compiler drops the drawing of this batch.
+        x, y = batch(batch_key, step) if example is None else example
         params = model.init(params_key, x, y)
         return TrainState(batch_key, step, params, optimizer.init(params), model.init_state(), jnp.zeros((), bool))
 

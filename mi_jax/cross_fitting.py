@@ -1,0 +1,334 @@
+"""Cross-fitting: each seed trains on some rows of a data set, stops by others, and is read out on those it never saw.
+
+Every five seeds test each row once. The seeds train side by side; recipes and shapes that were met before are not compiled
+again.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mi_jax import estimators, evaluation, models, training
+from mi_jax.models import Model
+from mi_jax.training import seeds as seeding
+
+FOLDS = 5
+VALIDATION_SHARE = 0.1
+EVERY = 50  # steps between validations
+CHUNK = 5  # validations between reports
+VALIDATION_GROUP = 32
+LEAST_TAU = 5.0
+TAU_QUANTILE = 0.99
+
+# estimator -> what is read out of its critic, in `evaluation.read_outs`; of a generative model, its log ratio.
+READ_OUTS = {
+    "smile": "smile",
+    "js": "nwj",
+    "infonce": "infonce",
+    "cpc": "infonce",
+    "dv": "dv",
+    "mine": "dv",
+    "nwj": "nwj",
+    "tuba": "nwj",
+    "gm": "log_ratio",
+    "doe": "log_ratio",
+}
+
+
+class Recipe(NamedTuple):
+    """What shapes the programs of an estimate.
+
+    Attributes:
+      estimator: a name in `READ_OUTS`.
+      critic: a module; None of a generative model.
+      batch: joint pairs a step, drawn with replacement.
+      group: the batch is cut into groups of so many pairs, within which all are scored against one another.
+      rounds: at most so many rounds of `EVERY` steps.
+      patience: rounds without a lower validation loss after which training stops.
+      learning_rate: Adam's.
+      pairs: how many pairs the read-out of a seed may score.
+    """
+
+    estimator: str
+    critic: nn.Module | None
+    batch: int
+    group: int
+    rounds: int
+    patience: int
+    learning_rate: float
+    pairs: int
+
+    def model(self) -> Model:
+        """The model that is trained."""
+        return models.make(self.estimator, **({} if self.critic is None else {"critic": self.critic}))
+
+    @property
+    def offset(self) -> float:
+        """What the best scores have on top of the log ratio."""
+        return 0.0 if self.critic is None else getattr(estimators, self.estimator)().offset
+
+
+class Split(NamedTuple):
+    """The rows of one seed, by number."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+class HeldOut(NamedTuple):
+    """What one seed reads out of its test rows, and what the diagnostics are made of; NaN where it has no meaning.
+
+    Attributes:
+      value: the estimate, in nats.
+      influence: (tests,) its influence function.
+      train: the same read-out of as many training rows.
+      others: name -> the other read-outs of the same scores.
+      tau: where SMILE clips: as given, or the 99th percentile of T on the validation pairs, at least 5.
+      clipped_joint, clipped_pairs: the shares of joint pairs above tau, and of negatives beyond ±tau.
+      log_normaliser: log E_Q[r] of the ratio on the test rows: of SMILE, of the clipped ratio; of DV and MINE, which leave a
+        constant free, of the ratio normalised on the validation rows.
+      effective_pairs: how many of the pairs carry E_Q[r].
+      pairs: how many pairs there are off the diagonal.
+      group: how many pairs each row of x stands in, its joint pair included: InfoNCE's ceiling is its log.
+    """
+
+    value: Any
+    influence: Any
+    train: Any
+    others: Mapping[str, Any]
+    tau: Any
+    clipped_joint: Any
+    clipped_pairs: Any
+    log_normaliser: Any
+    effective_pairs: Any
+    pairs: Any
+    group: Any
+
+
+class Fitted(NamedTuple):
+    """All seeds of one data set, on the host, each leaf with a leading axis of seeds.
+
+    Attributes:
+      held_out: `HeldOut`.
+      params: the parameters at the validation optimum.
+      history: name -> (seeds, rounds): "validation_loss" and the read-outs of the training batches; NaN after the stop.
+      best_round: the round of the validation optimum, 0 for the start,
+      last_round: and how many were made.
+      diverged: whether the training diverged, after that optimum.
+    """
+
+    held_out: HeldOut
+    params: Any
+    history: Mapping[str, np.ndarray]
+    best_round: np.ndarray
+    last_round: np.ndarray
+    diverged: np.ndarray
+
+
+class Seconds(NamedTuple):
+    """Where the time went."""
+
+    compile: float
+    train: float
+    read_out: float
+
+
+def splits(num_rows: int, num_seeds: int, rng: np.random.Generator) -> list[Split]:
+    """Each seed's rows: seeds 0 to 4 test the fifths of one permutation, 5 to 9 those of another, and so on."""
+    tests, valids = num_rows // FOLDS, max(2, round(VALIDATION_SHARE * num_rows))
+    found: list[Split] = []
+    for seed in range(num_seeds):
+        start = seed % FOLDS * tests
+        if not start:
+            order = rng.permutation(num_rows)
+        rest = rng.permutation(np.delete(order, np.s_[start : start + tests]))
+        found.append(Split(rest[valids:], rest[:valids], order[start : start + tests]))
+    return found
+
+
+def sizes(num_rows: int) -> tuple[int, int, int]:
+    """How many rows are for training, validation and testing."""
+    (split,) = splits(num_rows, 1, np.random.default_rng(0))
+    return len(split.train), len(split.valid), len(split.test)
+
+
+def fit(
+    recipe: Recipe,
+    data: Sequence[tuple[np.ndarray, np.ndarray]],
+    parts: Sequence[Split],
+    keys: Array,
+    *,
+    tau: float | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    on_chunk: Callable[[seeding.Report], None] | None = None,
+) -> tuple[list[Fitted], Seconds]:
+    """Train and read out every seed on every data set, side by side.
+
+    Args:
+      recipe: what to train, and how.
+      data: (x, y) float32 rows, all of one shape.
+      parts: the rows of each seed, the same in all data sets.
+      keys: (seeds,) typed keys, the same for all data sets.
+      tau: where SMILE clips, instead of what the validation rows say.
+      devices: by default all local ones.
+      on_chunk: told between chunks of `CHUNK` validations.
+
+    Returns:
+      A `Fitted` for each data set, and the seconds that all took.
+    """
+    places = [(x, y, part, key) for x, y in data for part, key in zip(parts, keys, strict=True)]
+    runs = training.Run(jnp.stack([key for *_, key in places]), _stacked([_rows(x, y, part) for x, y, part, _ in places]))
+    tests = _stacked([_test_rows(x, y, part, tau) for x, y, part, _ in places])
+    plan = seeding.layout(len(places), devices)
+    start = time.perf_counter()
+    programs = _programs(recipe, plan, _shapes(runs), _shapes(tests))
+    compiled = time.perf_counter()
+    trained = seeding.run(programs.train, runs, on_chunk)
+    ready = time.perf_counter()
+    held_out = plan.join(programs.held_out(plan.place((trained.states.best, tests))))
+    seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
+    states = trained.states
+    whole = Fitted(held_out, states.best, trained.history, states.best_round, states.round, states.diverged)
+    each = [slice(first, first + len(parts)) for first in range(0, len(places), len(parts))]
+    return [jax.tree.map(lambda leaf, part=part: leaf[part], whole) for part in each], seconds
+
+
+def _rows(x: np.ndarray, y: np.ndarray, part: Split) -> dict[str, np.ndarray]:
+    return {"x": x[part.train], "y": y[part.train], "x_valid": x[part.valid], "y_valid": y[part.valid]}
+
+
+def _test_rows(x: np.ndarray, y: np.ndarray, part: Split, tau: float | None) -> dict[str, np.ndarray]:
+    rows = {"test": part.test, "valid": part.valid, "train": part.train[: len(part.test)]}
+    found = {name: (x[numbers], y[numbers]) for name, numbers in rows.items()}
+    return found | {"tau": np.float32(np.nan if tau is None else tau)}
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _shapes(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The shapes of one seed's tree, hashable."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves)
+
+
+class _Programs(NamedTuple):
+    train: seeding.Program
+    held_out: Any
+
+
+def _programs(recipe: Recipe, plan: seeding.Layout, run: Any, tests: Any) -> _Programs:
+    """The compiled programs of a recipe on these shapes; kept, if the critic's fields can be hashed."""
+    try:
+        return _compiled(recipe, plan, run, tests)
+    except TypeError:
+        return _compiled.__wrapped__(recipe, plan, run, tests)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(recipe: Recipe, plan: seeding.Layout, run: Any, tests: Any) -> _Programs:
+    example, test = (jax.tree.unflatten(*shapes) for shapes in (run, tests))
+    train = seeding.compile_training(_trainer(recipe), plan, steps=recipe.rounds, chunk=CHUNK, example=example)
+    many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype), test)
+    like = jax.eval_shape(plan.split, (train.states.best, many))
+    return _Programs(train, plan.compile(functools.partial(_held_out, recipe), like))
+
+
+def _trainer(recipe: Recipe) -> training.Trainer:
+    """Training with early stopping, of a run whose settings are its training and validation rows."""
+    trained = _grouped(recipe.model(), recipe.group)
+    # With as few negatives as a small group has, the validation loss would be noisy.
+    validated = _grouped(recipe.model(), max(recipe.group, VALIDATION_GROUP))
+
+    def on(rows: training.Settings) -> training.Trainer:
+        def batch(key: PRNGKeyArray, step: Array) -> tuple[Array, Array]:
+            del step
+            chosen = jax.random.randint(key, (recipe.batch,), 0, len(rows["x"]))
+            return rows["x"][chosen], rows["y"][chosen]
+
+        return training.trainer(trained, batch, training.adam(recipe.learning_rate), (rows["x"], rows["y"]))
+
+    def loss(state: training.TrainState) -> Float[Array, ""]:
+        rows = dict(state.settings)
+        return validated.loss(state.params, state.model_state, rows["x_valid"], rows["y_valid"])[0]
+
+    return training.early_stopping(training.swept(on), loss, every=EVERY, patience=recipe.patience)
+
+
+def _grouped(model: Model, size: int) -> Model:
+    """A model whose loss is the mean over groups of `size` rows, without those beyond the last full group."""
+
+    def loss(params: Any, state: Any, x: Array, y: Array) -> Any:
+        groups = len(x) // size
+        if groups < 2:
+            return model.loss(params, state, x[:size], y[:size])
+        x, y = (rows[: groups * size].reshape(groups, size, *rows.shape[1:]) for rows in (x, y))
+        losses = jax.vmap(lambda x, y: model.loss(params, state, x, y))(x, y)
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), losses)
+
+    return model._replace(loss=loss)
+
+
+def _held_out(recipe: Recipe, run: tuple[Any, Any]) -> HeldOut:
+    """One seed's read-out, of its parameters and its rows."""
+    params, rows = run
+    model = recipe.model()
+    held_out = _densities if model.scores is None else _scores
+    return held_out(recipe, model, params, rows)
+
+
+def _scores(recipe: Recipe, model: Model, params: Any, rows: Any) -> HeldOut:
+    assert model.scores is not None
+    # Chosen on validation rows, as everything is that is not given: the test rows are read once.
+    highest = jnp.quantile(model.log_ratio(params, *rows["valid"]) + recipe.offset, TAU_QUANTILE)
+    tau = jnp.where(jnp.isnan(rows["tau"]), jnp.maximum(LEAST_TAU, highest), rows["tau"])
+    sum_pairs = functools.partial(evaluation.pair_sums, functools.partial(model.scores, params), tau=tau, pairs=recipe.pairs)
+    test, valid, train = (sum_pairs(*rows[name]) for name in ("test", "valid", "train"))
+    name = READ_OUTS[recipe.estimator]
+    found = evaluation.read_outs(test, recipe.offset)
+    value, influence = found.pop(name)
+    free = evaluation.log_partition(valid) if name == "dv" else recipe.offset
+    clipped = name == "smile"
+    log_normaliser = 0.0 if name == "infonce" else evaluation.log_partition(test, clipped=clipped) - free
+    return HeldOut(
+        value=value,
+        influence=influence,
+        train=evaluation.read_outs(train, recipe.offset)[name].value,
+        others={other: read_out.value for other, read_out in found.items()},
+        tau=tau,
+        clipped_joint=jnp.mean(test.joint > tau),
+        clipped_pairs=jnp.mean(test.clipped),
+        log_normaliser=jnp.asarray(log_normaliser, float),
+        effective_pairs=evaluation.effective_pairs(test),
+        pairs=jnp.asarray(test.joint.size * (test.group - 1), float),
+        group=jnp.asarray(test.group, float),
+    )
+
+
+def _densities(recipe: Recipe, model: Model, params: Any, rows: Any) -> HeldOut:
+    del recipe
+    values = model.log_ratio(params, *rows["test"])
+    off = evaluation.normaliser(model, params, *rows["test"])
+    nothing = jnp.full((), jnp.nan)
+    return HeldOut(
+        value=jnp.mean(values),
+        influence=values - jnp.mean(values),
+        train=jnp.mean(model.log_ratio(params, *rows["train"])),
+        others={},
+        tau=nothing,
+        clipped_joint=nothing,
+        clipped_pairs=nothing,
+        log_normaliser=off.log_mean,
+        effective_pairs=off.effective_pairs,
+        pairs=jnp.asarray(values.size, float),
+        group=nothing,
+    )
