@@ -23,9 +23,10 @@ FOLDS = 5
 VALIDATION_SHARE = 0.1
 EVERY = 50  # steps between validations
 CHUNK = 5  # validations between reports
-VALIDATION_GROUP = 32
+VALIDATION_GROUP = 128  # of so many pairs; smaller if there would be less than
+VALIDATION_GROUPS = 8
 LEAST_TAU = 5.0
-TAU_QUANTILE = 0.99
+TAU_QUANTILE = 0.95
 
 # estimator -> what is read out of its critic, in `evaluation.read_outs`; of a generative model, its log ratio.
 READ_OUTS = {
@@ -91,7 +92,7 @@ class HeldOut(NamedTuple):
       influence: (tests,) its influence function.
       train: the same read-out of as many training rows.
       others: name -> the other read-outs of the same scores.
-      tau: where SMILE clips: as given, or the 99th percentile of T on the validation pairs, at least 5.
+      tau: where SMILE clips: as given, or the 95th percentile of T on the validation pairs, at least 5.
       clipped_joint, clipped_pairs: the shares of joint pairs above tau, and of negatives beyond ±tau.
       log_normaliser: log E_Q[r] of the ratio on the test rows: of SMILE, of the clipped ratio; of DV and MINE, which leave a
         constant free, of the ratio normalised on the validation rows.
@@ -193,10 +194,11 @@ def fit(
     compiled = time.perf_counter()
     trained = seeding.run(programs.train, runs, on_chunk)
     ready = time.perf_counter()
-    held_out = plan.join(programs.held_out(plan.place((trained.states.best, tests))))
+    params, best_round = seeding.to_host(training.chosen(trained.states))
+    held_out = plan.join(programs.held_out(plan.place((params, tests))))
     seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
     states = trained.states
-    whole = Fitted(held_out, states.best, trained.history, states.best_round, states.round, states.diverged)
+    whole = Fitted(held_out, params, trained.history, best_round, states.round, states.diverged)
     each = [slice(first, first + len(parts)) for first in range(0, len(places), len(parts))]
     return [jax.tree.map(lambda leaf, part=part: leaf[part], whole) for part in each], seconds
 
@@ -207,7 +209,7 @@ def _rows(x: np.ndarray, y: np.ndarray, part: Split) -> dict[str, np.ndarray]:
 
 def _test_rows(x: np.ndarray, y: np.ndarray, part: Split, tau: float | None) -> dict[str, np.ndarray]:
     rows = {"test": part.test, "valid": part.valid, "train": part.train[: len(part.test)]}
-    found = {name: (x[numbers], y[numbers]) for name, numbers in rows.items()}
+    found: dict[str, Any] = {name: (x[numbers], y[numbers]) for name, numbers in rows.items()}
     return found | {"tau": np.float32(np.nan if tau is None else tau)}
 
 
@@ -239,15 +241,14 @@ def _compiled(recipe: Recipe, plan: seeding.Layout, run: Any, tests: Any) -> _Pr
     example, test = (jax.tree.unflatten(*shapes) for shapes in (run, tests))
     train = seeding.compile_training(_trainer(recipe), plan, steps=recipe.rounds, chunk=CHUNK, example=example)
     many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype), test)
-    like = jax.eval_shape(plan.split, (train.states.best, many))
+    like = jax.eval_shape(plan.split, (train.states.best.params, many))
     return _Programs(train, plan.compile(functools.partial(_held_out, recipe), like))
 
 
 def _trainer(recipe: Recipe) -> training.Trainer:
     """Training with early stopping, of a run whose settings are its training and validation rows."""
-    trained = _grouped(recipe.model(), recipe.group)
-    # With as few negatives as a small group has, the validation loss would be noisy.
-    validated = _grouped(recipe.model(), max(recipe.group, VALIDATION_GROUP))
+    model = recipe.model()
+    trained = _grouped(model, recipe.group)
 
     def on(rows: training.Settings) -> training.Trainer:
         def batch(key: PRNGKeyArray, step: Array) -> tuple[Array, Array]:
@@ -257,25 +258,31 @@ def _trainer(recipe: Recipe) -> training.Trainer:
 
         return training.trainer(trained, batch, training.adam(recipe.learning_rate), (rows["x"], rows["y"]))
 
-    def loss(state: training.TrainState) -> Float[Array, ""]:
+    def losses(state: training.TrainState) -> Float[Array, " groups"]:
         rows = dict(state.settings)
-        return validated.loss(state.params, state.model_state, rows["x_valid"], rows["y_valid"])[0]
+        # Of more pairs than a training group has: a ratio that explodes on rare pairs must be seen to.
+        size = min(VALIDATION_GROUP, max(2, len(rows["x_valid"]) // VALIDATION_GROUPS))
+        return _group_losses(model, size, state.params, state.model_state, rows["x_valid"], rows["y_valid"])[0]
 
-    return training.early_stopping(training.swept(on), loss, every=EVERY, patience=recipe.patience)
+    return training.early_stopping(training.swept(on), losses, every=EVERY, patience=recipe.patience)
 
 
 def _grouped(model: Model, size: int) -> Model:
     """A model whose loss is the mean over groups of `size` rows, without those beyond the last full group."""
 
     def loss(params: Any, state: Any, x: Array, y: Array) -> Any:
-        groups = len(x) // size
-        if groups < 2:
+        if len(x) < 2 * size:
             return model.loss(params, state, x[:size], y[:size])
-        x, y = (rows[: groups * size].reshape(groups, size, *rows.shape[1:]) for rows in (x, y))
-        losses = jax.vmap(lambda x, y: model.loss(params, state, x, y))(x, y)
-        return jax.tree.map(lambda leaf: leaf.mean(axis=0), losses)
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), _group_losses(model, size, params, state, x, y))
 
     return model._replace(loss=loss)
+
+
+def _group_losses(model: Model, size: int, params: Any, state: Any, x: Array, y: Array) -> Any:
+    """The loss of each full group of `size` rows, and what goes with it."""
+    groups = len(x) // size
+    x, y = (rows[: groups * size].reshape(groups, size, *rows.shape[1:]) for rows in (x, y))
+    return jax.vmap(lambda x, y: model.loss(params, state, x, y))(x, y)
 
 
 def _held_out(recipe: Recipe, run: tuple[Any, Any]) -> HeldOut:

@@ -1,7 +1,7 @@
 """Training: a seed as a function of its key (`trainer`), many on every device (`seeds`), and many settings (`studies`)."""
 
 from mi_jax.training.checkpoints import Checkpoint
-from mi_jax.training.early_stopping import EarlyStopState, early_stopping
+from mi_jax.training.early_stopping import EarlyStopState, chosen, early_stopping
 from mi_jax.training.seeds import Fit, fit
 from mi_jax.training.studies import Study, Summary, grid, study
 from mi_jax.training.trainer import Run, Settings, Trainer, TrainState, adam, fixed_read_outs, scan_steps, swept, trainer
@@ -17,6 +17,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "adam",
+    "chosen",
     "early_stopping",
     "fit",
     "fixed_read_outs",

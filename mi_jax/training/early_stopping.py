@@ -1,4 +1,4 @@
-"""Early stopping: a trainer whose step is a round of another's steps, and which keeps the best parameters by validation."""
+"""Early stopping: training in rounds, of which the parameters that validate best are kept."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mi_jax import _checks
-from mi_jax.training.trainer import Trainer, TrainState, scan_steps
+from mi_jax.training.trainer import Trainer, TrainState
+
+AVERAGE_DECAY = 0.99
+STANDARD_ERRORS = 1.0
+
+
+class Validated(NamedTuple):
+    """Parameters, and their losses on each of the validation batches."""
+
+    params: Any
+    losses: Float[Array, " batches"]
 
 
 class EarlyStopState(NamedTuple):
@@ -16,39 +26,45 @@ class EarlyStopState(NamedTuple):
 
     Attributes:
       train: the state of the training that goes on.
-      best: the parameters with the lowest validation loss so far, those before any step included.
-      best_loss: that loss.
-      best_round: after how many rounds it was.
+      average: the moving average of its parameters, which is what validates.
+      start: the parameters before training,
+      best: and those of the lowest mean loss so far.
+      best_round: after how many rounds that was; 0 for the start.
       round: rounds made.
-      patience: rounds without a better loss after which training stops.
+      patience: rounds without a lower loss after which training stops.
     """
 
     train: TrainState
-    best: Any
-    best_loss: Float[Array, ""]
+    average: Any
+    start: Validated
+    best: Validated
     best_round: Int[Array, ""]
     round: Int[Array, ""]
     patience: Int[Array, ""]
 
     @property
     def diverged(self) -> Bool[Array, ""]:
-        """Whether the training diverged; `best` is then from before."""
+        """Whether the training diverged; `best` is from before."""
         return self.train.diverged
 
     @property
     def stopped(self) -> Bool[Array, ""]:
-        """Whether nothing more happens: no better loss for `patience` rounds, or diverged."""
+        """Whether nothing more happens: no lower loss for `patience` rounds, or diverged."""
         return (self.round - self.best_round >= self.patience) | self.train.diverged
 
 
-def early_stopping(recipe: Trainer, loss: Callable[[TrainState], Float[Array, ""]], *, every: int, patience: int) -> Trainer:
+def early_stopping(
+    recipe: Trainer, losses: Callable[[TrainState], Float[Array, " batches"]], *, every: int, patience: int
+) -> Trainer:
     """Train in rounds, validate after each, keep the best parameters, and stop when they stay the best.
+
+    What validates is the moving average of the parameters, with a decay of 0.99 a step: less noisy than any single step's.
 
     Args:
       recipe: the trainer whose steps are made.
-      loss: `TrainState -> loss` on validation rows; lower is better, and NaN is never better.
+      losses: `TrainState -> (batches,)` losses on validation batches, the same in each round; NaN counts as infinite.
       every: steps in a round.
-      patience: rounds without a lower loss after which the run stops. Under `lax.map` a stopped run costs nothing.
+      patience: rounds without a lower mean loss after which the run stops. Under `lax.map` a stopped run costs nothing.
 
     Returns:
       A `Trainer` of rounds, of an `EarlyStopState`. Its read-outs are the means of the recipe's over the round, and the
@@ -65,34 +81,77 @@ def early_stopping(recipe: Trainer, loss: Callable[[TrainState], Float[Array, ""
       >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
       >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
       >>> x, y = task.sample(jax.random.key(1), 64)
-      >>> loss = lambda state: model.loss(state.params, state.model_state, x, y)[0]
-      >>> stopping = training.early_stopping(recipe, loss, every=10, patience=3)
+      >>> losses = lambda state: model.loss(state.params, state.model_state, x, y)[0][None]
+      >>> stopping = training.early_stopping(recipe, losses, every=10, patience=3)
       >>> fit = training.fit(stopping, jax.random.split(jax.random.key(0), 2), steps=20)
       >>> bool((fit.states.best_round <= fit.states.round).all())
       True
 
-    Source: Prechelt (1998), "Early stopping, but when?"
+    Source: Prechelt (1998), "Early stopping, but when?"; Polyak & Juditsky (1992), for the average.
     """
     _checks.instance(recipe, Trainer, "recipe")
     every, patience = _checks.positive_int(every, "every"), _checks.positive_int(patience, "patience")
 
+    def validate(train: TrainState, params: Any) -> Validated:
+        values = losses(train._replace(params=params))
+        return Validated(params, jnp.where(jnp.isnan(values), jnp.inf, values))
+
     def init(run: Any) -> EarlyStopState:
-        state = recipe.init(run)
-        zero = jnp.zeros((), jnp.int32)
-        return EarlyStopState(state, state.params, loss(state), zero, zero, jnp.full((), patience, jnp.int32))
+        train = recipe.init(run)
+        start, zero = validate(train, train.params), jnp.zeros((), jnp.int32)
+        return EarlyStopState(train, train.params, start, start, zero, zero, jnp.full((), patience, jnp.int32))
 
     def advance(state: EarlyStopState) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
-        train, nats = scan_steps(recipe, state.train, every)
-        value = loss(train)
-        better = (value < state.best_loss) | (jnp.isnan(state.best_loss) & ~jnp.isnan(value))
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), train.params, state.best)
-        best_loss = jnp.where(better, value, state.best_loss)
-        count = state.round + 1
-        state = EarlyStopState(train, best, best_loss, jnp.where(better, count, state.best_round), count, state.patience)
-        return state, jax.tree.map(jnp.mean, dict(nats)) | {"validation_loss": value}
+        def one(carry: tuple[TrainState, Any], _: None) -> tuple[tuple[TrainState, Any], Mapping[str, Array]]:
+            train, nats = recipe.step(carry[0])
+            average = jax.tree.map(lambda old, new: old + (1 - AVERAGE_DECAY) * (new - old), carry[1], train.params)
+            return (train, average), nats
+
+        (train, average), nats = jax.lax.scan(one, (state.train, state.average), length=every)
+        new, count = validate(train, average), state.round + 1
+        better = jnp.mean(new.losses) < jnp.mean(state.best.losses)
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, state.best)
+        best_round = jnp.where(better, count, state.best_round)
+        state = state._replace(train=train, average=average, best=best, best_round=best_round, round=count)
+        return state, jax.tree.map(jnp.mean, dict(nats)) | {"validation_loss": jnp.mean(new.losses)}
 
     def rest(state: EarlyStopState) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
         read_outs = jax.eval_shape(advance, state)[1]
         return state, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), read_outs)
 
     return Trainer(init, lambda state: jax.lax.cond(state.stopped, rest, advance, state))
+
+
+def chosen(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
+    """The parameters to use, and the round they are from.
+
+    The best ones, if over the validation batches they beat the start by a standard error of the paired difference. The
+    best of many rounds is always a little better than the start on the rows it was chosen by, so that a start that is
+    right already would otherwise be left for noise. With one batch there is no such error, and the best ones are taken.
+
+    Args:
+      state: of `early_stopping`, of one seed, or of many with a leading axis.
+
+    Returns:
+      Parameters, and a round: 0 for the start.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mi_jax import training
+      >>> from mi_jax.training.early_stopping import Validated
+      >>> start, best = Validated(1.0, jnp.array([0.9, 0.7, 0.8])), Validated(2.0, jnp.array([0.8, 0.8, 0.7]))
+      >>> state = training.EarlyStopState((), (), start, best, jnp.array(7), jnp.array(9), jnp.array(6))
+      >>> params, round = training.chosen(state)
+      >>> float(params), int(round)
+      (1.0, 0)
+    """
+    gain = state.start.losses - state.best.losses
+    batches = gain.shape[-1]
+    error = jnp.std(gain, axis=-1, ddof=1) / batches**0.5 if batches > 1 else 0.0
+    # Of infinite losses the gain is NaN: a start that has them is always left.
+    keep = ~(jnp.mean(gain, axis=-1) <= STANDARD_ERRORS * error)
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(keep.reshape(keep.shape + (1,) * (jnp.ndim(new) - keep.ndim)), new, old)
+
+    return jax.tree.map(choose, state.best.params, state.start.params), jnp.where(keep, state.best_round, 0)

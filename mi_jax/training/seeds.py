@@ -24,7 +24,7 @@ from jaxtyping import Array, Key
 from mi_jax import _checks
 from mi_jax.training import checkpoints
 from mi_jax.training.checkpoints import Checkpoint
-from mi_jax.training.trainer import Trainer, TrainState, scan_steps
+from mi_jax.training.trainer import Trainer, scan_steps
 
 # Processes meet before they shut down, so a longer wait means that one has failed: then this ends the others.
 SHUTDOWN_SECONDS = 30
@@ -184,7 +184,7 @@ class Program(NamedTuple):
       chunks: the run as compiled `states -> (states, histories)`, one entry a chunk, in order.
       lengths: the steps of each chunk.
       layout: where the seeds run.
-      states: the shapes of the states of all seeds.
+      states: the shapes of the states of all seeds, as `recipe.init` makes them.
       recipe: what was compiled.
       example: the shapes of one run, as `recipe.init` takes it.
       compile_seconds: what compiling took.
@@ -194,7 +194,7 @@ class Program(NamedTuple):
     chunks: tuple[Any, ...]
     lengths: tuple[int, ...]
     layout: Layout
-    states: TrainState
+    states: Any
     recipe: Trainer
     example: Any
     compile_seconds: float
@@ -243,14 +243,14 @@ class Fit(NamedTuple):
     """Trained seeds.
 
     Attributes:
-      states: the final `TrainState`, on the host, each leaf with a leading axis of seeds.
+      states: the final `TrainState` (or what else the recipe carries), on the host, each leaf with a leading axis of seeds.
       history: name -> (seeds, steps) read-outs, in nats, each of the parameters before that step's update.
       diverged: (seeds,) whether a seed's parameters would have left the finite numbers; `states.step` says at which step.
       compile_seconds: time to compile, apart from
       run_seconds: time to run.
     """
 
-    states: TrainState
+    states: Any
     history: Mapping[str, np.ndarray]
     diverged: np.ndarray
     compile_seconds: float
