@@ -6,12 +6,15 @@ Pure functions from score matrices to nats, networks that produce the scores, an
 
 from mi_jax import bounds, estimators, evaluation, models, networks, projections, tasks, theory, training
 from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
+from mi_jax.estimation import Estimate, estimate
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Estimate",
     "bounds",
     "dv",
+    "estimate",
     "estimators",
     "evaluation",
     "infonce",

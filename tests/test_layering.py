@@ -34,6 +34,10 @@ LAYERS = [
     "training.studies",
     "training",
     "evaluation",
+    "preprocessing",
+    "cross_fitting",
+    "diagnostics",
+    "estimation",
     "",  # mi_jax itself
 ]
 

@@ -1,0 +1,445 @@
+"""`estimate`: the mutual information of two arrays, with an interval, and a warning where the number means nothing."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from mi_jax import _checks, cross_fitting, diagnostics, networks, preprocessing
+from mi_jax.cross_fitting import EVERY, READ_OUTS, Fitted, Recipe, Seconds
+from mi_jax.diagnostics import Diagnostics
+from mi_jax.preprocessing import Columns, Transform
+from mi_jax.training.seeds import Report
+
+LEAST_ROWS = 20
+MOST_COLUMNS = 1_000  # with more, the Gaussian critic's matrices cost more than its training
+TOGETHER_BYTES = 2**29  # of data of permuted sets that train side by side
+CRITICS: Mapping[str, Callable[[], nn.Module]] = {
+    "gaussian": networks.GaussianCritic,
+    "joint": networks.JointCritic,
+    "separable": networks.SeparableCritic,
+    "bilinear": networks.BilinearCritic,
+}
+
+
+class Independence(NamedTuple):
+    """A permutation test of independence.
+
+    Attributes:
+      p_value: (1 + k) / (1 + m), with k the number of the m permuted data sets whose estimate is not below that of the data;
+        ties, which a critic that finds nothing makes, are broken at random.
+      statistics: (m,) the estimates of the permuted sets, in nats.
+    """
+
+    p_value: float
+    statistics: Float[np.ndarray, " m"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Estimate:
+    """An estimate of mutual information, from `estimate`.
+
+    Attributes:
+      mi: the mean over the seeds, in nats.
+      stderr: its standard error: from the sampling of the test rows (each row's influence, summed over the seeds that tested
+        it) and from what the seeds differ by beyond that (splits, starts, training).
+      interval: (low, high) at the level `confidence`. The low end is mi - z stderr. The high end is mi + z stderr + `allowance`.
+      allowance: what the fit is known to miss, in nats: the difference between training and test read-outs, if positive, and
+        |log E_Q[r]|. A held-out estimate errs downwards as far as the critic does, which no resampling shows. The interval does
+        not cover what no critic of this kind finds in so many samples.
+      confidence: the nominal level of the interval.
+      per_seed: (seeds,) estimates, each from its own test rows; NaN of a diverged seed. Seeds share data, so that their
+        spread over √seeds is no standard error.
+      history: name -> (seeds, rounds): "validation_loss", and read-outs of training batches, a round being 50 steps; NaN
+        after the stop. Of the training rows: nothing in it is an estimate.
+      diagnostics: what the estimate rests on.
+      warnings: name -> what is wrong; empty if nothing is known to be.
+      independence: the permutation test, if one was asked for.
+      recipe: what was trained, and how.
+      seconds: where the time went.
+    """
+
+    mi: float
+    stderr: float
+    interval: tuple[float, float]
+    allowance: float
+    confidence: float
+    per_seed: Float[np.ndarray, " seeds"]
+    history: Mapping[str, Float[np.ndarray, "seeds rounds"]]
+    diagnostics: Diagnostics
+    warnings: Mapping[str, str]
+    independence: Independence | None
+    recipe: Recipe
+    seconds: Seconds
+    columns: tuple[Columns, Columns]
+    params: Any
+    unit: str = "nats"
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        lines = [
+            f"{self.mi:.3f} {self.unit} ± {self.stderr:.3f}, {self.confidence:.0%} interval {low:.3f} to {high:.3f} ({self._how()})"
+        ]
+        if self.independence is not None:
+            lines.append(
+                f"independence: p = {self.independence.p_value:.3g} ({self.independence.statistics.size} permutations)"
+            )
+        return "\n".join([*lines, *(f"warning, {name}: {text}" for name, text in self.warnings.items())])
+
+    def _how(self) -> str:
+        critic = "" if self.recipe.critic is None else f", {type(self.recipe.critic).__name__}"
+        return f"{self.recipe.estimator}{critic}, {len(self.per_seed)} seed{'s' if len(self.per_seed) > 1 else ''}"
+
+    def in_bits(self) -> "Estimate":
+        """The same estimate with `mi`, `stderr`, `interval`, `allowance` and `per_seed` in bits, and the rest in nats."""
+        bits = 1 / math.log(2)
+        low, high = self.interval
+        return dataclasses.replace(
+            self,
+            mi=self.mi * bits,
+            stderr=self.stderr * bits,
+            interval=(low * bits, high * bits),
+            allowance=self.allowance * bits,
+            per_seed=self.per_seed * bits,
+            unit="bits",
+        )
+
+    def pointwise(self, x: Any, y: Any) -> Float[np.ndarray, " n"]:
+        """The log density ratio of paired rows, averaged over the seeds.
+
+        Formula: log p(x_i, y_i) / (p(x_i) p(y_i)), as the critics that learn it give it; its mean is the MI.
+
+        Args:
+          x: (n, *x_shape) rows.
+          y: (n, *y_shape) their partners.
+
+        Returns:
+          (n,) nats. Of rows that the seeds trained on it is too favourable.
+
+        Raises:
+          ValueError: if the rows have other shapes than those of the data; or the estimator is InfoNCE, which knows the
+            ratio only up to a function of x, or DV or MINE, which know it up to a constant.
+        """
+        if READ_OUTS[self.recipe.estimator] in ("infonce", "dv"):
+            text = (
+                f"pointwise needs an estimator that learns the log ratio itself, such as smile, got {self.recipe.estimator}"
+            )
+            raise ValueError(text)
+        rows = tuple(columns(rows) for columns, rows in zip(self.columns, (x, y), strict=True))
+        _checks.same_rows(x=rows[0], y=rows[1])
+        ratios = jax.jit(jax.vmap(self.recipe.model().log_ratio, in_axes=(0, None, None)))(self.params, *rows)
+        return np.mean(np.asarray(ratios)[np.isfinite(self.per_seed)], axis=0)
+
+    def plot(self) -> Any:
+        """The validation losses of the seeds, and their estimates beside the interval, as a Matplotlib figure.
+
+        Raises:
+          ImportError: if Matplotlib is not installed (`pip install 'mi-jax[plot]'`).
+        """
+        import matplotlib.figure
+
+        figure = matplotlib.figure.Figure(figsize=(8, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        losses = self.history["validation_loss"]
+        for seed, (values, best) in enumerate(zip(losses, self.diagnostics.best_step, strict=True)):
+            steps = EVERY * (1 + np.arange(values.size))
+            (line,) = left.plot(steps, values, lw=1, label=f"seed {seed}")
+            if best:
+                left.plot(best, values[best // EVERY - 1], "o", ms=4, color=line.get_color())
+        left.set(xlabel="step", ylabel="validation loss", title="Training (dots: where it is read out)")
+        right.axhspan(*self.interval, color="C0", alpha=0.15, lw=0, label=f"{self.confidence:.0%} interval")
+        right.axhline(self.mi, color="C0", lw=1, label="estimate")
+        right.plot(np.arange(len(self.per_seed)), self.per_seed, "o", color="C0", label="seeds")
+        right.set(xlabel="seed", ylabel=self.unit, title=f"{self.mi:.3f} {self.unit}", xticks=np.arange(len(self.per_seed)))
+        right.legend(frameon=False, fontsize="small")
+        return figure
+
+
+def estimate(
+    x: Any,
+    y: Any,
+    *,
+    estimator: str = "smile",
+    critic: str | nn.Module | None = None,
+    seeds: int = 5,
+    key: PRNGKeyArray | None = None,
+    transform: Transform = "ranks",
+    tau: float | None = None,
+    steps: int = 2_500,
+    batch: int | None = None,
+    negatives: int | None = None,
+    learning_rate: float = 2e-3,
+    patience: int = 300,
+    pairs: int = 2**22,
+    permutations: int = 0,
+    confidence: float = 0.95,
+    devices: Sequence[jax.Device] | None = None,
+    on_chunk: Callable[[Report], None] | None = None,
+) -> Estimate:
+    """Estimate the mutual information of paired samples, with an interval and warnings.
+
+    Each seed splits the rows into training (70 %), validation (10 %) and test rows (20 %), trains a critic on the first, keeps
+    the parameters that validate best on the second, and is read out once, on the third, which it never saw. Five seeds
+    test every row once.
+
+    Args:
+      x: (n,), (n, d) or (n, *shape) samples: floats, integers or bools, of NumPy or JAX.
+      y: their n partners, of the same or another shape.
+      estimator: "smile", "js", "infonce" ("cpc"), "dv", "mine", "nwj", "tuba", "gm" or "doe".
+      critic: "gaussian", which starts from the closed-form Gaussian log ratio, "joint", "separable", "bilinear", or a module of
+        `mi_jax.networks` or your own. By default "gaussian", and "separable" with over 1,000 columns.
+      seeds: how many splits and starts; 5 test each row once, 10 twice, 1 a fifth of them.
+      key: a typed key; by default `jax.random.key(0)`. The same key gives the same estimate.
+      transform: what is done to each column first, without changing MI: "ranks" (normal scores; heavy tails do no harm),
+        "standardize", or "none".
+      tau: where SMILE clips. By default the 95th percentile of T on validation pairs, at least the paper's 5: then at most about
+        a twentieth of E_Q[r] is clipped away, and the estimate is at most 0.05 nats too high for it.
+      steps: most steps of training.
+      batch: joint pairs a step. By default 512 for the logistic estimators with a critic that pays for every pair, 256 for
+        separable ones, and 128 otherwise.
+      negatives: how many other rows of its batch each x is scored against. By default 7 for the logistic estimators with a
+        critic that pays for every pair, and otherwise all.
+      learning_rate: Adam's.
+      patience: steps without a better validation after which a seed stops.
+      pairs: how many pairs the read-out of a seed may score; memory does not grow with it. InfoNCE's ceiling is the log of
+        the number of pairs a row: `Estimate.diagnostics.ceiling`.
+      permutations: how many permuted data sets go through the same pipeline, for a test of independence; 19 or more.
+      confidence: level of the interval.
+      devices: where the seeds run; by default all local devices.
+      on_chunk: called with a `Report` as training goes on.
+
+    Returns:
+      An `Estimate`, in nats.
+
+    Raises:
+      ValueError: if an argument is out of range, x and y do not hold the same number of rows, at least 20, or hold an entry
+        that is not finite, or all columns of one are constant.
+      TypeError: if x or y is no array of numbers, or an argument has another type.
+
+    Example:
+      >>> import jax
+      >>> import mi_jax
+      >>> x, y = mi_jax.tasks.gaussian(dim=3, mi=1.0).sample(jax.random.key(0), 5_000)
+      >>> result = mi_jax.estimate(x, y**3, seeds=2)
+      >>> print(f"{result.mi:.1f} nats")
+      1.0 nats
+      >>> result.interval[0] < 1.0 < result.interval[1], dict(result.warnings)
+      (True, {})
+
+    Source: Song & Ermon (2020), Eq. 17, for SMILE; Chernozhukov et al. (2018), "Double/debiased machine learning", for
+    cross-fitting.
+    """
+    columns = preprocessing.columns(x, "x", transform), preprocessing.columns(y, "y", transform)
+    rows = columns[0](x), columns[1](y)
+    _check_rows(*rows)
+    recipe = _recipe(
+        estimator,
+        _critic(estimator, critic, rows[0].shape[1] + rows[1].shape[1]),
+        num_train=cross_fitting.sizes(len(rows[0]))[0],
+        steps=steps,
+        batch=batch,
+        negatives=negatives,
+        learning_rate=learning_rate,
+        patience=patience,
+        pairs=pairs,
+    )
+    if tau is not None:
+        _checks.non_negative(tau, "tau")
+        if estimator != "smile":
+            raise ValueError(f"tau is SMILE's, got {tau} with {estimator}")
+    _checks.positive_int(seeds, "seeds")
+    if not 0 < _checks.scalar(confidence, "confidence") < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    key = _one_key(key)
+    split_key, seed_key, permutation_key = jax.random.split(key, 3)
+    parts = cross_fitting.splits(len(rows[0]), seeds, _generator(split_key))
+    permuted = _permuted(rows, permutations, _generator(permutation_key))
+    fit = functools.partial(
+        cross_fitting.fit, recipe, parts=parts, keys=jax.random.split(seed_key, seeds), tau=tau, devices=devices
+    )
+    (fitted, *others), seconds = _fit_all(fit, [rows, *permuted], on_chunk)
+    combined = _combined(fitted, parts, len(rows[0]), confidence)
+    usable = np.isfinite(combined.per_seed)
+    told = diagnostics.diagnose(recipe, fitted, usable, combined.training_error)
+    warnings = {
+        **diagnostics.of_columns(*columns),
+        **diagnostics.of_rows(*rows),
+        **diagnostics.of_estimate(recipe, combined.mi, combined.stderr, combined.per_seed, told),
+    }
+    return Estimate(
+        mi=combined.mi,
+        stderr=combined.stderr,
+        interval=combined.interval,
+        allowance=combined.allowance,
+        confidence=confidence,
+        per_seed=combined.per_seed,
+        history=fitted.history,
+        diagnostics=told,
+        warnings=warnings,
+        independence=_independence(combined.mi, others, _generator(permutation_key)) if permutations else None,
+        recipe=recipe,
+        seconds=seconds,
+        columns=columns,
+        params=fitted.params,
+    )
+
+
+def _check_rows(x: np.ndarray, y: np.ndarray) -> None:
+    if len(x) != len(y):
+        raise ValueError(f"x and y must hold the same number of rows, got {len(x)} and {len(y)}")
+    if len(x) < LEAST_ROWS:
+        raise ValueError(f"x and y must hold at least {LEAST_ROWS} rows, to train on some and test on others, got {len(x)}")
+
+
+def _critic(estimator: str, critic: str | nn.Module | None, num_columns: int) -> nn.Module | None:
+    if estimator not in READ_OUTS:
+        raise ValueError(f"estimator must be one of {', '.join(READ_OUTS)}, got {estimator!r}")
+    if READ_OUTS[estimator] == "log_ratio":
+        if critic is not None:
+            raise ValueError(f"critic must not be given with {estimator}, which learns densities, got {critic!r}")
+        return None
+    if critic is None:
+        critic = "gaussian" if num_columns <= MOST_COLUMNS else "separable"
+    if isinstance(critic, nn.Module):
+        return critic
+    if not isinstance(critic, str):
+        raise TypeError(f"critic must be a name or a Flax module, got {type(critic).__name__}")
+    if critic not in CRITICS:
+        raise ValueError(f"critic must be one of {', '.join(CRITICS)}, or a Flax module, got {critic!r}")
+    return CRITICS[critic]()
+
+
+def _recipe(
+    estimator: str,
+    critic: nn.Module | None,
+    *,
+    num_train: int,
+    steps: int,
+    batch: int | None,
+    negatives: int | None,
+    learning_rate: float,
+    patience: int,
+    pairs: int,
+) -> Recipe:
+    """The recipe of these options, each checked; the defaults are those that `benchmarks.estimates` favours."""
+    logistic, cheap = estimator in ("smile", "js"), isinstance(critic, networks.SeparableCritic | networks.BilinearCritic)
+    by_pair = logistic and not cheap
+    if batch is None:
+        batch = min(num_train, 512 if by_pair else 256 if cheap else 128)
+    if not 2 <= _checks.positive_int(batch, "batch") <= num_train:
+        raise ValueError(f"batch must be at least 2 and at most the {num_train} training rows, got {batch}")
+    if negatives is None:
+        negatives = min(batch, 8) - 1 if by_pair else batch - 1
+    if not _checks.positive_int(negatives, "negatives") < batch:
+        raise ValueError(f"negatives must be fewer than the {batch} pairs of a batch, got {negatives}")
+    group = negatives + 1
+    if estimator == "mine" and group < batch:
+        raise ValueError(f"negatives must be all {batch - 1} others with mine, whose moving average is of whole batches")
+    _checks.positive(learning_rate, "learning_rate")
+    if _checks.positive_int(pairs, "pairs") < 2:
+        raise ValueError(f"pairs must be at least 2, got {pairs}")
+    rounds, patient = (
+        max(1, round(_checks.positive_int(value, name) / EVERY))
+        for name, value in (("steps", steps), ("patience", patience))
+    )
+    return Recipe(estimator, critic, batch // group * group, group, rounds, patient, float(learning_rate), pairs)
+
+
+def _one_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
+    if key is None:
+        return jax.random.key(0)
+    if not _checks.is_key(key):
+        raise TypeError(
+            f"key must be a typed key, from jax.random.key(seed), got {getattr(key, 'dtype', type(key).__name__)}"
+        )
+    if key.shape:
+        raise ValueError(f"key must be one key, got shape {key.shape}")
+    return key
+
+
+def _generator(key: PRNGKeyArray) -> np.random.Generator:
+    """NumPy's generator, seeded by a key."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def _permuted(
+    rows: tuple[np.ndarray, np.ndarray], permutations: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    if isinstance(permutations, bool) or not isinstance(permutations, int | np.integer):
+        raise TypeError(f"permutations must be an integer, got {type(permutations).__name__}")
+    if permutations < 0:
+        raise ValueError(f"permutations must not be negative, got {permutations}")
+    return [(rows[0], rows[1][rng.permutation(len(rows[1]))]) for _ in range(permutations)]
+
+
+def _fit_all(
+    fit: Callable[..., tuple[list[Fitted], Seconds]],
+    data: Sequence[tuple[np.ndarray, np.ndarray]],
+    on_chunk: Callable[[Report], None] | None,
+) -> tuple[list[Fitted], Seconds]:
+    """Fit data sets side by side, as many at a time as fit the memory."""
+    seeds = len(fit.keywords["parts"])  # type: ignore[attr-defined]
+    size = max(1, TOGETHER_BYTES // (seeds * sum(rows.nbytes for rows in data[0])))
+    fitted: list[Fitted] = []
+    seconds = Seconds(0.0, 0.0, 0.0)
+    for start in range(0, len(data), size):
+        group = list(data[start : start + size])
+        missing = min(size, len(data)) - len(group)
+        found, spent = fit(data=group + group[:1] * missing, on_chunk=on_chunk)
+        fitted += found[: len(group)]
+        seconds = Seconds(*(old + new for old, new in zip(seconds, spent, strict=True)))
+    return fitted, seconds
+
+
+class _Combined(NamedTuple):
+    mi: float
+    stderr: float
+    interval: tuple[float, float]
+    allowance: float
+    per_seed: Float[np.ndarray, " seeds"]
+    training_error: float
+
+
+def _per_seed(fitted: Fitted) -> Float[np.ndarray, " seeds"]:
+    """The estimates, NaN where the seed cannot be used."""
+    values = np.asarray(fitted.held_out.value, float)
+    return np.where(fitted.diverged | ~np.isfinite(values), np.nan, values)
+
+
+def _combined(fitted: Fitted, parts: Sequence[cross_fitting.Split], num_rows: int, confidence: float) -> _Combined:
+    """The seeds' mean and its error, of seeds that share rows."""
+    from scipy import stats
+
+    held, per_seed = fitted.held_out, _per_seed(fitted)
+    usable = np.flatnonzero(np.isfinite(per_seed))
+    if not usable.size:
+        return _Combined(math.nan, math.nan, (math.nan, math.nan), math.nan, per_seed, math.nan)
+    by_row = np.zeros(num_rows)
+    within = np.zeros(usable.size)
+    for place, seed in enumerate(usable):
+        influence = np.asarray(held.influence[seed], float)
+        tested = parts[seed].test[: influence.size]
+        by_row[tested] += influence / (influence.size * usable.size)
+        within[place] = np.var(influence, ddof=1) / influence.size
+    values = per_seed[usable]
+    # Not over the number of seeds: they train on mostly the same rows, and so err together.
+    between = max(0.0, float(np.var(values, ddof=1) - within.mean())) if usable.size > 1 else 0.0
+    mi, stderr = float(values.mean()), math.sqrt(float(by_row @ by_row) + between)
+    gap = float(np.mean(held.train[usable], dtype=float)) - mi
+    unnormalised = abs(float(np.mean(held.log_normaliser[usable], dtype=float)))
+    allowance = max(0.0, gap) + (unnormalised if math.isfinite(unnormalised) else 0.0)
+    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * stderr
+    return _Combined(mi, stderr, (mi - reach, mi + reach + allowance), allowance, per_seed, math.sqrt(between))
+
+
+def _independence(observed: float, permuted: Sequence[Fitted], rng: np.random.Generator) -> Independence:
+    statistics = np.array([np.nanmean(_per_seed(fitted)) for fitted in permuted])
+    above = int(np.sum(statistics > observed))
+    ties = int(np.sum(statistics == observed))
+    return Independence((1 + above + int(rng.integers(ties + 1))) / (1 + len(permuted)), statistics)
