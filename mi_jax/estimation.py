@@ -47,12 +47,12 @@ class Estimate:
 
     Attributes:
       mi: the mean over the seeds, in nats.
-      stderr: its standard error: from the sampling of the test rows (each row's influence, summed over the seeds that tested
-        it) and from what the seeds differ by beyond that (splits, starts, training).
-      interval: (low, high) at the level `confidence`. The low end is mi - z stderr. The high end is mi + z stderr + `allowance`.
+      stderr: its standard error: from the sampling of the test rows (each row's influence, summed over the seeds that
+        tested it) and from what the seeds differ by beyond that (splits, starts, training).
+      interval: (low, high), mi - z stderr and mi + z stderr + `allowance`, with z of the level `confidence`.
       allowance: what the fit is known to miss, in nats: the difference between training and test read-outs, if positive, and
-        |log E_Q[r]|. A held-out estimate errs downwards as far as the critic does, which no resampling shows. The interval does
-        not cover what no critic of this kind finds in so many samples.
+        |log E_Q[r]|. A held-out estimate errs downwards as far as the critic does, which no resampling shows. What no critic of
+        this kind would find in so many samples the interval does not cover.
       confidence: the nominal level of the interval.
       per_seed: (seeds,) estimates, each from its own test rows; NaN of a diverged seed. Seeds share data, so that their
         spread over √seeds is no standard error.
@@ -83,9 +83,8 @@ class Estimate:
 
     def __repr__(self) -> str:
         low, high = self.interval
-        lines = [
-            f"{self.mi:.3f} {self.unit} ± {self.stderr:.3f}, {self.confidence:.0%} interval {low:.3f} to {high:.3f} ({self._how()})"
-        ]
+        interval = f"{self.confidence:.0%} interval {low:.3f} to {high:.3f}"
+        lines = [f"{self.mi:.3f} {self.unit} ± {self.stderr:.3f}, {interval} ({self._how()})"]
         if self.independence is not None:
             lines.append(
                 f"independence: p = {self.independence.p_value:.3g} ({self.independence.statistics.size} permutations)"
@@ -184,22 +183,22 @@ def estimate(
 ) -> Estimate:
     """Estimate the mutual information of paired samples, with an interval and warnings.
 
-    Each seed splits the rows into training (70 %), validation (10 %) and test rows (20 %), trains a critic on the first, keeps
-    the parameters that validate best on the second, and is read out once, on the third, which it never saw. Five seeds
-    test every row once.
+    Each seed splits the rows into training (70 %), validation (10 %) and test rows (20 %), trains a critic on the first,
+    keeps the parameters that validate best on the second, and is read out once, on the third, which it never saw. Five
+    seeds test every row once.
 
     Args:
       x: (n,), (n, d) or (n, *shape) samples: floats, integers or bools, of NumPy or JAX.
       y: their n partners, of the same or another shape.
       estimator: "smile", "js", "infonce" ("cpc"), "dv", "mine", "nwj", "tuba", "gm" or "doe".
-      critic: "gaussian", which starts from the closed-form Gaussian log ratio, "joint", "separable", "bilinear", or a module of
-        `mi_jax.networks` or your own. By default "gaussian", and "separable" with over 1,000 columns.
+      critic: "gaussian", which starts from the closed-form Gaussian log ratio, "joint", "separable", "bilinear", or a
+        module, of `mi_jax.networks` or your own. By default "gaussian", and "separable" with over 1,000 columns.
       seeds: how many splits and starts; 5 test each row once, 10 twice, 1 a fifth of them.
       key: a typed key; by default `jax.random.key(0)`. The same key gives the same estimate.
       transform: what is done to each column first, without changing MI: "ranks" (normal scores; heavy tails do no harm),
         "standardize", or "none".
-      tau: where SMILE clips. By default the 95th percentile of T on validation pairs, at least the paper's 5: then at most about
-        a twentieth of E_Q[r] is clipped away, and the estimate is at most 0.05 nats too high for it.
+      tau: where SMILE clips. By default the 95th percentile of T on validation pairs, at least the paper's 5: then at most
+        about a twentieth of E_Q[r] is clipped away, and the estimate is at most 0.05 nats too high for it.
       steps: most steps of training.
       batch: joint pairs a step. By default 512 for the logistic estimators with a critic that pays for every pair, 256 for
         separable ones, and 128 otherwise.
@@ -225,7 +224,7 @@ def estimate(
     Example:
       >>> import jax
       >>> import mi_jax
-      >>> x, y = mi_jax.tasks.gaussian(dim=3, mi=1.0).sample(jax.random.key(0), 5_000)
+      >>> x, y = mi_jax.tasks.gaussian(dim=3, mi=1.0).sample(jax.random.key(1), 5_000)
       >>> result = mi_jax.estimate(x, y**3, seeds=2)
       >>> print(f"{result.mi:.1f} nats")
       1.0 nats
@@ -344,6 +343,7 @@ def _recipe(
     _checks.positive(learning_rate, "learning_rate")
     if _checks.positive_int(pairs, "pairs") < 2:
         raise ValueError(f"pairs must be at least 2, got {pairs}")
+    counts = ("steps", steps), ("patience", patience)
     rounds, patient = (
         max(1, round(_checks.positive_int(value, name) / EVERY))
         for name, value in (("steps", steps), ("patience", patience))
@@ -422,7 +422,7 @@ def _combined(fitted: Fitted, parts: Sequence[cross_fitting.Split], num_rows: in
         return _Combined(math.nan, math.nan, (math.nan, math.nan), math.nan, per_seed, math.nan)
     by_row = np.zeros(num_rows)
     within = np.zeros(usable.size)
-    for place, seed in enumerate(usable):
+    for place, seed in enumerate(usable.tolist()):
         influence = np.asarray(held.influence[seed], float)
         tested = parts[seed].test[: influence.size]
         by_row[tested] += influence / (influence.size * usable.size)
