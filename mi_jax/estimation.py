@@ -51,8 +51,8 @@ class Estimate:
         tested it) and from what the seeds differ by beyond that (splits, starts, training).
       interval: (low, high), mi - z stderr and mi + z stderr + `allowance`, with z of the level `confidence`.
       allowance: what the fit is known to miss, in nats: the difference between training and test read-outs, if positive, and
-        |log E_Q[r]|. A held-out estimate errs downwards as far as the critic does, which no resampling shows. What no critic of
-        this kind would find in so many samples the interval does not cover.
+        |log E_Q[r]|. A held-out estimate errs downwards as far as the critic does, which no resampling shows. What no
+        critic of this kind would find in so many samples the interval does not cover.
       confidence: the nominal level of the interval.
       per_seed: (seeds,) estimates, each from its own test rows; NaN of a diverged seed. Seeds share data, so that their
         spread over √seeds is no standard error.
@@ -344,10 +344,7 @@ def _recipe(
     if _checks.positive_int(pairs, "pairs") < 2:
         raise ValueError(f"pairs must be at least 2, got {pairs}")
     counts = ("steps", steps), ("patience", patience)
-    rounds, patient = (
-        max(1, round(_checks.positive_int(value, name) / EVERY))
-        for name, value in (("steps", steps), ("patience", patience))
-    )
+    rounds, patient = (max(1, round(_checks.positive_int(value, name) / EVERY)) for name, value in counts)
     return Recipe(estimator, critic, batch // group * group, group, rounds, patient, float(learning_rate), pairs)
 
 
