@@ -4,8 +4,9 @@ Pure functions from score matrices to nats, networks that produce the scores, an
 `scores[i, j] = T(x_i, y_j)`: joint pairs stand on the diagonal, product-of-marginals pairs off it.
 """
 
-from mi_jax import bounds, estimators, evaluation, models, networks, projections, tasks, theory, training
+from mi_jax import bounds, consistency, estimators, evaluation, models, networks, projections, tasks, theory, training
 from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
+from mi_jax.consistency import self_consistency
 from mi_jax.estimation import Estimate, estimate
 
 __version__ = "0.1.0"
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Estimate",
     "bounds",
+    "consistency",
     "dv",
     "estimate",
     "estimators",
@@ -24,6 +26,7 @@ __all__ = [
     "networks",
     "nwj",
     "projections",
+    "self_consistency",
     "smile",
     "tasks",
     "theory",

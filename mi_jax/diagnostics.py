@@ -159,8 +159,8 @@ def of_estimate(recipe: Recipe, mi: float, stderr: float, per_seed: np.ndarray, 
     if abs(told.log_normaliser) > LARGEST_NORMALISER:
         mean_ratio = math.exp(min(told.log_normaliser, 99.0))
         found["normaliser"] = (
-            f"E_Q[r] of the fitted ratio is {mean_ratio:.2g} on held-out pairs and ought to be 1: it is no density ratio, and "
-            "the estimate depends on how it is normalised"
+            f"E_Q[r] of the fitted ratio is {mean_ratio:.2g} on held-out pairs and ought to be 1: it is no density ratio, "
+            "and the estimate depends on how it is normalised"
         )
     if name in ("dv", "mine", "nwj", "js", "tuba") and told.effective_pairs < LEAST_EFFECTIVE_PAIRS:
         need = told.pairs * LEAST_EFFECTIVE_PAIRS / max(told.effective_pairs, 1.0)
@@ -170,8 +170,8 @@ def of_estimate(recipe: Recipe, mi: float, stderr: float, per_seed: np.ndarray, 
         )
     if told.clipped_joint > LARGEST_CLIPPED:
         found["clipped"] = (
-            f"SMILE clips {told.clipped_joint:.0%} of the joint pairs at tau = {told.tau:.3g}: it is then no lower bound, and "
-            f"may be too high by up to {-math.log1p(-min(told.clipped_joint, 0.999)):.2f} nats; take a larger tau"
+            f"SMILE clips {told.clipped_joint:.0%} of the joint pairs at tau = {told.tau:.3g}: it is then no lower bound, "
+            f"and may be too high by up to {-math.log1p(-min(told.clipped_joint, 0.999)):.2f} nats; take a larger tau"
         )
     if told.train - mi > large:
         found["overfitting"] = (

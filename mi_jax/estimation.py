@@ -2,8 +2,12 @@
 
 import dataclasses
 import functools
+import json
 import math
+import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,6 +21,7 @@ from mi_jax.diagnostics import Diagnostics
 from mi_jax.preprocessing import Columns, Transform
 from mi_jax.training.seeds import Report
 
+FORMAT = 1  # of saved estimates
 LEAST_ROWS = 20
 MOST_COLUMNS = 1_000  # with more, the Gaussian critic's matrices cost more than its training
 TOGETHER_BYTES = 2**29  # of data of permuted sets that train side by side
@@ -135,6 +140,44 @@ class Estimate:
         ratios = jax.jit(jax.vmap(self.recipe.model().log_ratio, in_axes=(0, None, None)))(self.params, *rows)
         return np.mean(np.asarray(ratios)[np.isfinite(self.per_seed)], axis=0)
 
+    def save(self, path: str | Path) -> None:
+        """Write everything to an .npz file of arrays and JSON; `load` reads it.
+
+        Args:
+          path: the file, which is replaced if it is there, whole or not at all.
+        """
+        leaves = {f"params/{place}": np.asarray(leaf) for place, leaf in enumerate(jax.tree.leaves(self.params))}
+        arrays = {
+            "per_seed": self.per_seed,
+            **leaves,
+            **{f"history/{name}": values for name, values in self.history.items()},
+        }
+        for columns in self.columns:
+            parts = {"kept": columns.kept, "constant": columns.constant, "duplicated": columns.duplicated}
+            parts |= {f"knots/{place}": knots for place, knots in enumerate(columns.knots)}
+            parts |= {f"images/{place}": images for place, images in enumerate(columns.images)}
+            arrays |= {f"{columns.name}/{part}": values for part, values in parts.items()}
+        if self.independence is not None:
+            arrays["statistics"] = self.independence.statistics
+        scratch = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+        with scratch.open("wb") as file:
+            np.savez(file, allow_pickle=False, about=np.array(json.dumps(self._about())), **arrays)
+        os.replace(scratch, path)
+
+    def _about(self) -> dict[str, Any]:
+        """What `save` writes as JSON."""
+        recipe = self.recipe._replace(critic=None)._asdict()
+        return {
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in ("mi", "stderr", "interval", "allowance", "confidence", "unit")},
+            "warnings": dict(self.warnings),
+            "p_value": None if self.independence is None else self.independence.p_value,
+            "diagnostics": self.diagnostics._asdict(),
+            "recipe": recipe | {"critic": None if self.recipe.critic is None else _described(self.recipe.critic)},
+            "seconds": self.seconds._asdict(),
+            "shapes": [list(columns.shape) for columns in self.columns],
+        }
+
     def plot(self) -> Any:
         """The validation losses of the seeds, and their estimates beside the interval, as a Matplotlib figure.
 
@@ -158,6 +201,100 @@ class Estimate:
         right.set(xlabel="seed", ylabel=self.unit, title=f"{self.mi:.3f} {self.unit}", xticks=np.arange(len(self.per_seed)))
         right.legend(frameon=False, fontsize="small")
         return figure
+
+
+def load(path: str | Path, critic: nn.Module | None = None) -> Estimate:
+    """Read an estimate that `Estimate.save` wrote. No pickle is ever loaded.
+
+    Args:
+      path: the file.
+      critic: the module that was given to `estimate`, if it was one of your own.
+
+    Returns:
+      An `Estimate`.
+
+    Raises:
+      ValueError: if the file is no such estimate, or damaged, or its critic is not one of `mi_jax.networks` and not given.
+      OSError: if it cannot be read.
+
+    Example:
+      >>> import os, tempfile
+      >>> import jax
+      >>> import mi_jax
+      >>> x, y = mi_jax.tasks.gaussian(dim=1, mi=1.0).sample(jax.random.key(0), 500)
+      >>> result = mi_jax.estimate(x, y, seeds=1, steps=50)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     result.save(os.path.join(folder, "mi.npz"))
+      ...     again = mi_jax.estimation.load(os.path.join(folder, "mi.npz"))
+      >>> again.mi == result.mi
+      True
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        about = json.loads(str(arrays.pop("about")))
+        if about.pop("format") != FORMAT:
+            raise ValueError("another format")
+        return _restored(about, arrays, critic)
+    except (KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is no estimate that this version of mi_jax wrote, or is damaged ({error})") from error
+
+
+def _restored(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn.Module | None) -> Estimate:
+    def under(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+
+    def numbered(prefix: str) -> tuple[np.ndarray, ...]:
+        return tuple(values for _, values in sorted(under(prefix).items(), key=lambda item: int(item[0])))
+
+    columns = tuple(
+        Columns(
+            name=name,
+            shape=tuple(shape),
+            knots=numbered(f"{name}/knots/"),
+            images=numbered(f"{name}/images/"),
+            **{part: arrays[f"{name}/{part}"] for part in ("kept", "constant", "duplicated")},
+        )
+        for name, shape in zip(("x", "y"), about.pop("shapes"), strict=True)
+    )
+    told = about.pop("diagnostics")
+    told |= {name: tuple(told[name]) for name in ("best_step", "last_step", "diverged")}
+    written = about.pop("recipe")
+    recipe = Recipe(**written | {"critic": None if written["critic"] is None else critic or _module(written["critic"])})
+    p_value = about.pop("p_value")
+    rows = [jax.ShapeDtypeStruct((2, columns.kept.size), np.float32) for columns in columns]
+    structure = jax.tree.structure(jax.eval_shape(recipe.model().init, jax.random.key(0), *rows))
+    return Estimate(
+        interval=tuple(about.pop("interval")),
+        seconds=Seconds(**about.pop("seconds")),
+        **about,
+        per_seed=arrays["per_seed"],
+        history=under("history/"),
+        diagnostics=Diagnostics(**told),
+        independence=None if p_value is None else Independence(p_value, arrays["statistics"]),
+        recipe=recipe,
+        columns=(columns[0], columns[1]),
+        params=jax.tree.unflatten(structure, numbered("params/")),
+    )
+
+
+def _described(critic: nn.Module) -> dict[str, Any]:
+    """A critic as JSON: its class, and its fields if it is one of `mi_jax.networks`."""
+    name = type(critic).__name__
+    if type(critic) is not getattr(networks, name, None):
+        return {"name": name, "fields": None}
+    fields = {field.name: getattr(critic, field.name) for field in dataclasses.fields(critic)}
+    own = {name: value for name, value in fields.items() if name not in ("parent", "name")}
+    plain = all(isinstance(value, int | float | str | Sequence) for value in own.values())
+    return {"name": name, "fields": own if plain else None}
+
+
+def _module(described: Mapping[str, Any]) -> nn.Module:
+    if described["fields"] is None:
+        raise ValueError(f"its critic is a {described['name']} of your own: give it as critic")
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in described["fields"].items()}
+    module: nn.Module = getattr(networks, described["name"])(**fields)
+    return module
 
 
 def estimate(
@@ -234,9 +371,9 @@ def estimate(
     Source: Song & Ermon (2020), Eq. 17, for SMILE; Chernozhukov et al. (2018), "Double/debiased machine learning", for
     cross-fitting.
     """
+    check_rows(x, y)
     columns = preprocessing.columns(x, "x", transform), preprocessing.columns(y, "y", transform)
     rows = columns[0](x), columns[1](y)
-    _check_rows(*rows)
     recipe = _recipe(
         estimator,
         _critic(estimator, critic, rows[0].shape[1] + rows[1].shape[1]),
@@ -255,10 +392,10 @@ def estimate(
     _checks.positive_int(seeds, "seeds")
     if not 0 < _checks.scalar(confidence, "confidence") < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    key = _one_key(key)
+    key = one_key(key)
     split_key, seed_key, permutation_key = jax.random.split(key, 3)
-    parts = cross_fitting.splits(len(rows[0]), seeds, _generator(split_key))
-    permuted = _permuted(rows, permutations, _generator(permutation_key))
+    parts = cross_fitting.splits(len(rows[0]), seeds, generator(split_key))
+    permuted = _permuted(rows, permutations, generator(permutation_key))
     fit = functools.partial(
         cross_fitting.fit, recipe, parts=parts, keys=jax.random.split(seed_key, seeds), tau=tau, devices=devices
     )
@@ -281,7 +418,7 @@ def estimate(
         history=fitted.history,
         diagnostics=told,
         warnings=warnings,
-        independence=_independence(combined.mi, others, _generator(permutation_key)) if permutations else None,
+        independence=_independence(combined.mi, others, generator(permutation_key)) if permutations else None,
         recipe=recipe,
         seconds=seconds,
         columns=columns,
@@ -289,11 +426,14 @@ def estimate(
     )
 
 
-def _check_rows(x: np.ndarray, y: np.ndarray) -> None:
-    if len(x) != len(y):
-        raise ValueError(f"x and y must hold the same number of rows, got {len(x)} and {len(y)}")
-    if len(x) < LEAST_ROWS:
-        raise ValueError(f"x and y must hold at least {LEAST_ROWS} rows, to train on some and test on others, got {len(x)}")
+def check_rows(x: Any, y: Any, least: int = LEAST_ROWS) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of rows as float64 matrices, refused if they are no pairs, or too few."""
+    rows = preprocessing.as_rows(x, "x"), preprocessing.as_rows(y, "y")
+    if len(rows[0]) != len(rows[1]):
+        raise ValueError(f"x and y must hold the same number of rows, got {len(rows[0])} and {len(rows[1])}")
+    if len(rows[0]) < least:
+        raise ValueError(f"x and y must hold at least {least} rows, to train on some and test on others, got {len(rows[0])}")
+    return rows
 
 
 def _critic(estimator: str, critic: str | nn.Module | None, num_columns: int) -> nn.Module | None:
@@ -348,7 +488,8 @@ def _recipe(
     return Recipe(estimator, critic, batch // group * group, group, rounds, patient, float(learning_rate), pairs)
 
 
-def _one_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
+def one_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
+    """The key, or key 0 if none is given."""
     if key is None:
         return jax.random.key(0)
     if not _checks.is_key(key):
@@ -360,7 +501,7 @@ def _one_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
     return key
 
 
-def _generator(key: PRNGKeyArray) -> np.random.Generator:
+def generator(key: PRNGKeyArray) -> np.random.Generator:
     """NumPy's generator, seeded by a key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 

@@ -33,13 +33,17 @@ class Columns(NamedTuple):
         """Rows of the same shape, transformed, as float32.
 
         Raises:
-          ValueError: if their shape is another, or a value is not finite.
+          ValueError: if their shape is another, or a value is not finite, or not in float32 once transformed.
         """
         flat = as_rows(rows, self.name)
         if np.shape(rows)[1:] != self.shape:
             raise ValueError(f"{self.name} must have rows of shape {self.shape}, got {np.shape(rows)[1:]}")
         columns = zip(self.kept, self.knots, self.images, strict=True)
-        return np.stack([_through(flat[:, place], *table) for place, *table in columns], axis=1).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = np.stack([_through(flat[:, place], *table) for place, *table in columns], axis=1).astype(np.float32)
+        if not np.isfinite(found).all():
+            raise ValueError(f"{self.name} must be within float32 once transformed, got entries up to {np.abs(flat).max():.3g}")
+        return found
 
 
 def as_rows(rows: Any, name: str) -> Float[np.ndarray, "n d"]:
@@ -54,7 +58,7 @@ def as_rows(rows: Any, name: str) -> Float[np.ndarray, "n d"]:
 
     Raises:
       TypeError: if it is no array, or of another dtype.
-      ValueError: if it has no axis of rows, no rows, no columns, or an entry that is not finite.
+      ValueError: if it has no axis of rows, no rows, no columns, or an entry that is masked or not finite.
 
     Example:
       >>> import numpy as np
@@ -66,12 +70,16 @@ def as_rows(rows: Any, name: str) -> Float[np.ndarray, "n d"]:
         raise TypeError(f"{name} must be an array of NumPy or JAX, got {type(rows).__name__}")
     dtype = rows.dtype
     # JAX's list of dtypes, which has bfloat16 among the floating ones.
-    if not any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+    # NumPy counts time differences among the integers, where a missing one is a number.
+    numbers = any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_))
+    if not numbers or jnp.issubdtype(dtype, np.timedelta64):
         raise TypeError(f"{name} must hold floats, integers or bools, got dtype {dtype}")
     if not rows.ndim:
         raise ValueError(f"{name} must have an axis of samples, got shape ()")
     if 0 in rows.shape:
         raise ValueError(f"{name} must hold at least one sample and one column, got shape {tuple(rows.shape)}")
+    if np.ma.is_masked(rows):
+        raise ValueError(f"{name} must have no masked entries, got {np.ma.count_masked(rows)}; leave such rows out")
     flat = np.asarray(rows).reshape(rows.shape[0], -1).astype(np.float64)
     wrong = ~np.isfinite(flat)
     if wrong.any():
@@ -118,8 +126,8 @@ def columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns:
     if not varies.any():
         raise ValueError(f"{name} must vary, got {flat.shape[1]} constant columns: its mutual information is 0")
     (candidates,) = np.nonzero(varies)
-    # Equal columns have equal sums, so only these need be compared; np.unique would sort whole columns.
-    first = {column.tobytes(): place for place, column in zip(candidates[::-1], flat.T[candidates[::-1]], strict=True)}
+    # By their bytes, in which -0 is not 0, unless 0 is added; np.unique would sort whole columns.
+    first = {(flat[:, place] + 0.0).tobytes(): place for place in candidates[::-1]}
     kept = np.array(sorted(first.values()))
     tables = [_table(flat[:, place], transform) for place in kept]
     return Columns(
@@ -151,6 +159,8 @@ def _table(column: Float[np.ndarray, " n"], transform: Transform) -> tuple[np.nd
 
 def _through(column: np.ndarray, knots: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Piecewise linear, and linear beyond the ends with the slope of the whole."""
-    inside = np.interp(column, knots, images)
-    slope = (images[-1] - images[0]) / (knots[-1] - knots[0])
-    return inside + slope * (column - np.clip(column, knots[0], knots[-1]))
+    # In units of the largest knot: their difference could overflow, and the slope.
+    scale = np.abs(knots).max()
+    excess = column / scale - np.clip(column, knots[0], knots[-1]) / scale
+    beyond = excess / (knots[-1] / scale - knots[0] / scale)
+    return np.interp(column, knots, images) + beyond * images[-1] - beyond * images[0]

@@ -38,6 +38,7 @@ LAYERS = [
     "cross_fitting",
     "diagnostics",
     "estimation",
+    "consistency",
     "",  # mi_jax itself
 ]
 
