@@ -290,7 +290,7 @@ def _errors(cases: Sequence[str], chosen: Sequence[Mapping[str, Any]]) -> list[s
 
 
 # The study of the permutation test.
-SMALL_ROWS, SMALL_DIM, SMALL_SETS, SMALL_MI = 200, 2, 200, 0.2
+SMALL_ROWS, SMALL_DIM, SMALL_SETS, SMALL_MI = 200, 2, 200, 0.15
 PERMUTATIONS = 19
 SMALL_OPTIONS: dict[str, Any] = {"seeds": 1, "steps": 200, "patience": 100}
 

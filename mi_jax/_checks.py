@@ -86,9 +86,13 @@ def where_valid(valid: Any, value: Any, message: str) -> Any:
 def instance(value: Any, kind: type, name: str) -> None:
     """Refuse a `value` that is not of this kind, a class in place of its instance included."""
     if not isinstance(value, kind):
-        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        raise TypeError(f"{name} must be {article} {kind.__name__}, got {got}")
+        raise TypeError(f"{name} must be {article} {kind.__name__}, got {kind_of(value)}")
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type, or that the value is a class itself."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def same_rows(**rows: Any) -> None:

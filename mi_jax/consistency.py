@@ -294,7 +294,8 @@ def _jackknife(estimator: Estimator, x: np.ndarray, y: np.ndarray, value: float)
 
     numbers = np.arange(len(x))
     without = [float(estimator(x[keep], y[keep])) for fifth in range(JACKKNIFE) for keep in [numbers % JACKKNIFE != fifth]]
-    error = math.sqrt((JACKKNIFE - 1) * np.var(without))
+    with np.errstate(invalid="ignore"):  # infinite or NaN, the function's own verdict
+        error = math.sqrt((JACKKNIFE - 1) * np.var(without))
     reach = float(stats.t.ppf(0.975, JACKKNIFE - 1)) * error
     return Measured(value, value - reach, value + reach)
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +39,9 @@ class Independence(NamedTuple):
 
     Attributes:
       p_value: (1 + k) / (1 + m), with k the number of the m permuted data sets whose estimate is not below that of the data;
-        ties, which a critic that finds nothing makes, are broken at random.
-      statistics: (m,) the estimates of the permuted sets, in nats.
+        ties, which a critic that finds nothing makes, are broken at random, and a permuted set without an estimate counts
+        against the data. NaN if the data have no estimate.
+      statistics: (m,) the estimates of the permuted sets, in nats; NaN where all seeds diverged.
     """
 
     p_value: float
@@ -88,7 +90,7 @@ class Estimate:
 
     def __repr__(self) -> str:
         low, high = self.interval
-        interval = f"{self.confidence:.0%} interval {low:.3f} to {high:.3f}"
+        interval = f"{100 * self.confidence:.6g}% interval {low:.3f} to {high:.3f}"
         lines = [f"{self.mi:.3f} {self.unit} ± {self.stderr:.3f}, {interval} ({self._how()})"]
         if self.independence is not None:
             lines.append(
@@ -102,7 +104,7 @@ class Estimate:
 
     def in_bits(self) -> "Estimate":
         """The same estimate with `mi`, `stderr`, `interval`, `allowance` and `per_seed` in bits, and the rest in nats."""
-        bits = 1 / math.log(2)
+        bits = 1.0 if self.unit == "bits" else 1 / math.log(2)
         low, high = self.interval
         return dataclasses.replace(
             self,
@@ -124,7 +126,7 @@ class Estimate:
           y: (n, *y_shape) their partners.
 
         Returns:
-          (n,) nats. Of rows that the seeds trained on it is too favourable.
+          (n,) nats; NaN if all seeds diverged. Of rows that the seeds trained on it is too favourable.
 
         Raises:
           ValueError: if the rows have other shapes than those of the data; or the estimator is InfoNCE, which knows the
@@ -138,7 +140,8 @@ class Estimate:
         rows = tuple(columns(rows) for columns, rows in zip(self.columns, (x, y), strict=True))
         _checks.same_rows(x=rows[0], y=rows[1])
         ratios = jax.jit(jax.vmap(self.recipe.model().log_ratio, in_axes=(0, None, None)))(self.params, *rows)
-        return np.mean(np.asarray(ratios)[np.isfinite(self.per_seed)], axis=0)
+        usable = np.isfinite(self.per_seed)
+        return np.mean(np.asarray(ratios)[usable], axis=0) if usable.any() else np.full(len(rows[0]), np.nan)
 
     def save(self, path: str | Path) -> None:
         """Write everything to an .npz file of arrays and JSON; `load` reads it.
@@ -336,7 +339,7 @@ def estimate(
         "standardize", or "none".
       tau: where SMILE clips. By default the 95th percentile of T on validation pairs, at least the paper's 5: then at most
         about a twentieth of E_Q[r] is clipped away, and the estimate is at most 0.05 nats too high for it.
-      steps: most steps of training.
+      steps: most steps of training, to the nearest 50.
       batch: joint pairs a step. By default 512 for the logistic estimators with a critic that pays for every pair, 256 for
         separable ones, and 128 otherwise.
       negatives: how many other rows of its batch each x is scored against. By default 7 for the logistic estimators with a
@@ -376,7 +379,7 @@ def estimate(
     rows = columns[0](x), columns[1](y)
     recipe = _recipe(
         estimator,
-        _critic(estimator, critic, rows[0].shape[1] + rows[1].shape[1]),
+        _critic(estimator, critic, rows[0].shape[1], rows[1].shape[1]),
         num_train=cross_fitting.sizes(len(rows[0]))[0],
         steps=steps,
         batch=batch,
@@ -392,14 +395,18 @@ def estimate(
     _checks.positive_int(seeds, "seeds")
     if not 0 < _checks.scalar(confidence, "confidence") < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    devices = _devices(devices)
+    if on_chunk is not None and not callable(on_chunk):
+        raise TypeError(f"on_chunk must be a function of a Report, got {type(on_chunk).__name__}")
     key = one_key(key)
     split_key, seed_key, permutation_key = jax.random.split(key, 3)
     parts = cross_fitting.splits(len(rows[0]), seeds, generator(split_key))
-    permuted = _permuted(rows, permutations, generator(permutation_key))
+    rng = generator(permutation_key)
+    permuted = _permuted(rows, permutations, rng)
     fit = functools.partial(
         cross_fitting.fit, recipe, parts=parts, keys=jax.random.split(seed_key, seeds), tau=tau, devices=devices
     )
-    (fitted, *others), seconds = _fit_all(fit, [rows, *permuted], on_chunk)
+    fitted, statistics, seconds = _fit_all(fit, rows, permuted, 1 + permutations, on_chunk)
     combined = _combined(fitted, parts, len(rows[0]), confidence)
     usable = np.isfinite(combined.per_seed)
     told = diagnostics.diagnose(recipe, fitted, usable, combined.training_error)
@@ -418,7 +425,7 @@ def estimate(
         history=fitted.history,
         diagnostics=told,
         warnings=warnings,
-        independence=_independence(combined.mi, others, generator(permutation_key)) if permutations else None,
+        independence=_independence(combined.mi, statistics, rng) if permutations else None,
         recipe=recipe,
         seconds=seconds,
         columns=columns,
@@ -436,22 +443,37 @@ def check_rows(x: Any, y: Any, least: int = LEAST_ROWS) -> tuple[np.ndarray, np.
     return rows
 
 
-def _critic(estimator: str, critic: str | nn.Module | None, num_columns: int) -> nn.Module | None:
-    if estimator not in READ_OUTS:
+def _critic(estimator: str, critic: str | nn.Module | None, dim_x: int, dim_y: int) -> nn.Module | None:
+    if not isinstance(estimator, str) or estimator not in READ_OUTS:
         raise ValueError(f"estimator must be one of {', '.join(READ_OUTS)}, got {estimator!r}")
     if READ_OUTS[estimator] == "log_ratio":
         if critic is not None:
             raise ValueError(f"critic must not be given with {estimator}, which learns densities, got {critic!r}")
         return None
     if critic is None:
-        critic = "gaussian" if num_columns <= MOST_COLUMNS else "separable"
+        critic = "gaussian" if dim_x + dim_y <= MOST_COLUMNS else "separable"
     if isinstance(critic, nn.Module):
+        _check_scores(critic, dim_x, dim_y)
         return critic
     if not isinstance(critic, str):
-        raise TypeError(f"critic must be a name or a Flax module, got {type(critic).__name__}")
+        raise TypeError(f"critic must be a name or a Flax module, got {_checks.kind_of(critic)}")
     if critic not in CRITICS:
         raise ValueError(f"critic must be one of {', '.join(CRITICS)}, or a Flax module, got {critic!r}")
     return CRITICS[critic]()
+
+
+def _check_scores(critic: nn.Module, dim_x: int, dim_y: int) -> None:
+    """Refuse a module that does not score every row of x against every row of y."""
+    name = type(critic).__name__
+    x, y = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, dim_x), (3, dim_y)))
+    try:
+        scores = jax.eval_shape(lambda x, y: critic.init_with_output(jax.random.key(0), x, y)[0], x, y)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"critic must take n rows of x and m of y as critic(x, y), got {name}: {error}") from error
+    shape = getattr(scores, "shape", None)
+    if shape != (2, 3):
+        text = f"critic must score n rows of x against m of y, shape (n, m), got shape {shape} of 2 and 3"
+        raise ValueError(f"{text} by {name}")
 
 
 def _recipe(
@@ -473,13 +495,16 @@ def _recipe(
         batch = min(num_train, 512 if by_pair else 256 if cheap else 128)
     if not 2 <= _checks.positive_int(batch, "batch") <= num_train:
         raise ValueError(f"batch must be at least 2 and at most the {num_train} training rows, got {batch}")
+    if negatives is not None and critic is None:
+        raise ValueError(f"negatives must not be given with {estimator}, which learns densities, got {negatives}")
     if negatives is None:
         negatives = min(batch, 8) - 1 if by_pair else batch - 1
     if not _checks.positive_int(negatives, "negatives") < batch:
         raise ValueError(f"negatives must be fewer than the {batch} pairs of a batch, got {negatives}")
     group = negatives + 1
     if estimator == "mine" and group < batch:
-        raise ValueError(f"negatives must be all {batch - 1} others with mine, whose moving average is of whole batches")
+        text = f"negatives must be all {batch - 1} others with mine, whose moving average is of whole batches"
+        raise ValueError(f"{text}, got {negatives}")
     _checks.positive(learning_rate, "learning_rate")
     if _checks.positive_int(pairs, "pairs") < 2:
         raise ValueError(f"pairs must be at least 2, got {pairs}")
@@ -501,6 +526,14 @@ def one_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
     return key
 
 
+def _devices(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device] | None:
+    if devices is None:
+        return None
+    if not isinstance(devices, Iterable) or not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices must be JAX devices, as of jax.devices(), got {devices!r}")
+    return tuple(devices)
+
+
 def generator(key: PRNGKeyArray) -> np.random.Generator:
     """NumPy's generator, seeded by a key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -508,31 +541,36 @@ def generator(key: PRNGKeyArray) -> np.random.Generator:
 
 def _permuted(
     rows: tuple[np.ndarray, np.ndarray], permutations: int, rng: np.random.Generator
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Data sets without dependence, one after another: all at once could be more than the memory."""
     if isinstance(permutations, bool) or not isinstance(permutations, int | np.integer):
         raise TypeError(f"permutations must be an integer, got {type(permutations).__name__}")
     if permutations < 0:
         raise ValueError(f"permutations must not be negative, got {permutations}")
-    return [(rows[0], rows[1][rng.permutation(len(rows[1]))]) for _ in range(permutations)]
+    return ((rows[0], rows[1][rng.permutation(len(rows[1]))]) for _ in range(permutations))
 
 
 def _fit_all(
     fit: Callable[..., tuple[list[Fitted], Seconds]],
-    data: Sequence[tuple[np.ndarray, np.ndarray]],
+    rows: tuple[np.ndarray, np.ndarray],
+    permuted: Iterable[tuple[np.ndarray, np.ndarray]],
+    count: int,
     on_chunk: Callable[[Report], None] | None,
-) -> tuple[list[Fitted], Seconds]:
-    """Fit data sets side by side, as many at a time as fit the memory."""
+) -> tuple[Fitted, Float[np.ndarray, " m"], Seconds]:
+    """Fit the data, and the permuted sets beside them, as many at a time as fit the memory: `count` in all."""
     seeds = len(fit.keywords["parts"])  # type: ignore[attr-defined]
-    size = max(1, TOGETHER_BYTES // (seeds * sum(rows.nbytes for rows in data[0])))
+    size = min(count, max(1, TOGETHER_BYTES // (seeds * sum(part.nbytes for part in rows))))
+    waiting = itertools.chain([rows], permuted)
     fitted: list[Fitted] = []
+    means: list[float] = []
     seconds = Seconds(0.0, 0.0, 0.0)
-    for start in range(0, len(data), size):
-        group = list(data[start : start + size])
-        missing = min(size, len(data)) - len(group)
-        found, spent = fit(data=group + group[:1] * missing, on_chunk=on_chunk)
-        fitted += found[: len(group)]
+    while group := list(itertools.islice(waiting, size)):
+        found, spent = fit(data=group + group[:1] * (size - len(group)), on_chunk=on_chunk)
+        if not fitted:
+            fitted.append(jax.tree.map(np.array, found[0]))  # copied, so as not to keep those of all sets
+        means += [_mean(_per_seed(one)) for one in found[: len(group)]]
         seconds = Seconds(*(old + new for old, new in zip(seconds, spent, strict=True)))
-    return fitted, seconds
+    return fitted[0], np.array(means[1:]), seconds
 
 
 class _Combined(NamedTuple):
@@ -548,6 +586,11 @@ def _per_seed(fitted: Fitted) -> Float[np.ndarray, " seeds"]:
     """The estimates, NaN where the seed cannot be used."""
     values = np.asarray(fitted.held_out.value, float)
     return np.where(fitted.diverged | ~np.isfinite(values), np.nan, values)
+
+
+def _mean(per_seed: Float[np.ndarray, " seeds"]) -> float:
+    usable = per_seed[np.isfinite(per_seed)]
+    return float(usable.mean()) if usable.size else math.nan
 
 
 def _combined(fitted: Fitted, parts: Sequence[cross_fitting.Split], num_rows: int, confidence: float) -> _Combined:
@@ -568,7 +611,7 @@ def _combined(fitted: Fitted, parts: Sequence[cross_fitting.Split], num_rows: in
     values = per_seed[usable]
     # Not over the number of seeds: they train on mostly the same rows, and so err together.
     between = max(0.0, float(np.var(values, ddof=1) - within.mean())) if usable.size > 1 else 0.0
-    mi, stderr = float(values.mean()), math.sqrt(float(by_row @ by_row) + between)
+    mi, stderr = _mean(per_seed), math.sqrt(float(by_row @ by_row) + between)
     gap = float(np.mean(held.train[usable], dtype=float)) - mi
     unnormalised = abs(float(np.mean(held.log_normaliser[usable], dtype=float)))
     allowance = max(0.0, gap) + (unnormalised if math.isfinite(unnormalised) else 0.0)
@@ -576,8 +619,9 @@ def _combined(fitted: Fitted, parts: Sequence[cross_fitting.Split], num_rows: in
     return _Combined(mi, stderr, (mi - reach, mi + reach + allowance), allowance, per_seed, math.sqrt(between))
 
 
-def _independence(observed: float, permuted: Sequence[Fitted], rng: np.random.Generator) -> Independence:
-    statistics = np.array([np.nanmean(_per_seed(fitted)) for fitted in permuted])
-    above = int(np.sum(statistics > observed))
+def _independence(observed: float, statistics: Float[np.ndarray, " m"], rng: np.random.Generator) -> Independence:
+    if math.isnan(observed):
+        return Independence(math.nan, statistics)
+    not_below = int(np.sum(~(statistics <= observed)))  # NaN among them
     ties = int(np.sum(statistics == observed))
-    return Independence((1 + above + int(rng.integers(ties + 1))) / (1 + len(permuted)), statistics)
+    return Independence((1 + not_below + int(rng.integers(ties + 1))) / (1 + statistics.size), statistics)

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -42,7 +43,8 @@ class Columns(NamedTuple):
         with np.errstate(over="ignore", invalid="ignore"):
             found = np.stack([_through(flat[:, place], *table) for place, *table in columns], axis=1).astype(np.float32)
         if not np.isfinite(found).all():
-            raise ValueError(f"{self.name} must be within float32 once transformed, got entries up to {np.abs(flat).max():.3g}")
+            largest = np.abs(flat).max()
+            raise ValueError(f"{self.name} must be within float32 once transformed, got entries up to {largest:.3g}")
         return found
 
 
@@ -68,19 +70,22 @@ def as_rows(rows: Any, name: str) -> Float[np.ndarray, "n d"]:
     """
     if not hasattr(rows, "dtype") or not hasattr(rows, "shape"):
         raise TypeError(f"{name} must be an array of NumPy or JAX, got {type(rows).__name__}")
-    dtype = rows.dtype
+    if isinstance(rows, jax.core.Tracer):
+        raise TypeError(f"{name} must be an array with values, not traced by jit, vmap or grad, got {rows}")
+    array = rows if isinstance(rows, jax.Array) else np.asanyarray(rows)  # other libraries' arrays, if they allow it
+    dtype = array.dtype
     # JAX's list of dtypes, which has bfloat16 among the floating ones.
     # NumPy counts time differences among the integers, where a missing one is a number.
     numbers = any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_))
     if not numbers or jnp.issubdtype(dtype, np.timedelta64):
         raise TypeError(f"{name} must hold floats, integers or bools, got dtype {dtype}")
-    if not rows.ndim:
+    if not array.ndim:
         raise ValueError(f"{name} must have an axis of samples, got shape ()")
-    if 0 in rows.shape:
-        raise ValueError(f"{name} must hold at least one sample and one column, got shape {tuple(rows.shape)}")
-    if np.ma.is_masked(rows):
-        raise ValueError(f"{name} must have no masked entries, got {np.ma.count_masked(rows)}; leave such rows out")
-    flat = np.asarray(rows).reshape(rows.shape[0], -1).astype(np.float64)
+    if 0 in array.shape:
+        raise ValueError(f"{name} must hold at least one sample and one column, got shape {array.shape}")
+    if np.ma.is_masked(array):
+        raise ValueError(f"{name} must have no masked entries, got {np.ma.count_masked(array)}; leave such rows out")
+    flat = np.asarray(array).reshape(len(array), -1).astype(np.float64)
     wrong = ~np.isfinite(flat)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
@@ -119,7 +124,7 @@ def columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns:
       >>> preprocessing.columns(x, "x")(x).ravel().round(2)
       array([-0.97,  0.  ,  0.97], dtype=float32)
     """
-    if transform not in get_args(Transform):
+    if not isinstance(transform, str) or transform not in get_args(Transform):
         raise ValueError(f"transform must be one of {', '.join(get_args(Transform))}, got {transform!r}")
     flat = as_rows(rows, name)
     varies = flat.min(axis=0) < flat.max(axis=0)
@@ -158,9 +163,14 @@ def _table(column: Float[np.ndarray, " n"], transform: Transform) -> tuple[np.nd
 
 
 def _through(column: np.ndarray, knots: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Piecewise linear, and linear beyond the ends with the slope of the whole."""
-    # In units of the largest knot: their difference could overflow, and the slope.
-    scale = np.abs(knots).max()
-    excess = column / scale - np.clip(column, knots[0], knots[-1]) / scale
-    beyond = excess / (knots[-1] / scale - knots[0] / scale)
-    return np.interp(column, knots, images) + beyond * images[-1] - beyond * images[0]
+    """Piecewise linear, and linear beyond the ends with the slope of the whole; a knot goes to its very image."""
+    if np.array_equal(knots, images):
+        return column
+    place = np.minimum(np.searchsorted(knots, column), knots.size - 1)
+    exact = knots[place] == column
+    # In units in which no difference overflows, and no slope; of a power of 2, so that nothing is rounded.
+    unit = -np.frexp(np.abs(knots).max())[1]
+    column, knots = np.ldexp(column, unit), np.ldexp(knots, unit)
+    slope = (images[-1] - images[0]) / (knots[-1] - knots[0])
+    beyond = slope * (column - np.clip(column, knots[0], knots[-1]))
+    return np.where(exact, images[place], np.interp(column, knots, images) + beyond)

@@ -1,0 +1,300 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from mi_jax import bounds, tasks
+from mi_jax.networks import GaussianCritic, gaussian
+
+fit = jax.jit(gaussian.gaussian_fit)
+
+
+def dependent(n, dx, dy, correlations, seed=0):
+    """Float64 rows with these canonical correlations, their coordinates mixed and shifted."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((n, dx)), rng.standard_normal((n, dy))
+    for k, s in enumerate(correlations):
+        y[:, k] = s * x[:, k] + np.sqrt(1 - s**2) * y[:, k]
+    return (rows @ (np.eye(d) + 0.5 * rng.uniform(-1, 1, (d, d)) / d) + 3.0 for rows, d in ((x, dx), (y, dy)))
+
+
+def canonical(x, y):
+    """The sample canonical correlations in float64, by QR: the cosines between what the columns of x and of y span."""
+    x, y = (
+        np.linalg.qr(np.reshape(rows, (len(rows), -1)) - rows.mean(axis=0))[0] for rows in (np.float64(x), np.float64(y))
+    )
+    return np.linalg.svd(x.T @ y, compute_uv=False)
+
+
+def shrunk(raw, n, dx, dy):
+    """Gavish & Donoho's η, one correlation at a time, at the noise that the docstring states."""
+    beta, found = min(dx, dy) / max(dx, dy), []
+    for s in raw:
+        sigma = np.sqrt((1 - s**2) * max(dx, dy) / (n - dx - dy))
+        t = s / sigma
+        found.append(sigma * np.sqrt((t**2 - beta - 1) ** 2 - 4 * beta) / t if t > 1 + np.sqrt(beta) else 0.0)
+    return np.array(found)
+
+
+def log_ratio(s, a, b):
+    """The Gaussian log ratio of all pairs in float64, from the densities: log N(a, b) - log N(a) - log N(b)."""
+    found = np.zeros((len(a), len(b)))
+    for k, rho in enumerate(np.float64(s)):
+        inverse = np.linalg.inv([[1, rho], [rho, 1]])
+        u, v = np.float64(a[:, None, k]), np.float64(b[None, :, k])
+        quadratic = inverse[0, 0] * u**2 + 2 * inverse[0, 1] * u * v + inverse[1, 1] * v**2
+        found += -0.5 * np.log(1 - rho**2) - 0.5 * quadratic + 0.5 * u**2 + 0.5 * v**2
+    return found
+
+
+def by_hand(correlations, dx, dy, whiten_x=None, whiten_y=None):
+    """The critic at the start, of a fit that is given."""
+    whiten = [np.eye(d) if given is None else given for d, given in ((dx, whiten_x), (dy, whiten_y))]
+    exact = gaussian.GaussianFit(
+        *(jnp.asarray(leaf, jnp.float32) for leaf in (np.zeros(dx), np.zeros(dy), *whiten, correlations))
+    )
+    critic = GaussianCritic(hidden=(8,))
+    params = jax.jit(critic.init)(jax.random.key(0), jnp.ones((2, dx)), jnp.ones((2, dy)))
+    return jax.jit(lambda x, y: critic.apply({**params, "gaussian": {"fit": exact}}, x, y))
+
+
+def moved(params):
+    """Parameters of which none is zero, so that the network adds something to the Gaussian ratio."""
+    leaves, structure = jax.tree.flatten(params["params"])
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return params | {"params": jax.tree.unflatten(structure, noisy)}
+
+
+@pytest.mark.parametrize(
+    ("n", "dx", "dy", "correlations"),
+    [
+        (500, 4, 4, (0.9, 0.6, 0.3)),
+        (500, 2, 7, (0.95, 0.5)),
+        (500, 7, 2, (0.95, 0.5)),
+        (300, 20, 20, (0.8, 0.7)),
+        (100, 1, 1, (-0.4,)),
+        (100, 1, 5, (0.999,)),
+    ],
+)
+def test_correlations_are_numpys_shrunk(n, dx, dy, correlations):
+    x, y = dependent(n, dx, dy, correlations)
+    ours = fit(jnp.float32(x), jnp.float32(y))
+    expected = shrunk(canonical(x, y), n, dx, dy)
+    assert np.count_nonzero(expected)
+    np.testing.assert_allclose(ours.correlations, expected, rtol=1e-4, atol=1e-5)
+    # The whitened coordinates have covariance 1, and correlate pairwise.
+    a, b = (x - ours.mean_x) @ ours.whiten_x, (y - ours.mean_y) @ ours.whiten_y
+    np.testing.assert_allclose(a.T @ a / n, np.eye(dx), atol=1e-4)
+    np.testing.assert_allclose(b.T @ b / n, np.eye(dy), atol=1e-4)
+    cross = np.zeros((dx, dy))
+    np.fill_diagonal(cross, canonical(x, y))
+    np.testing.assert_allclose(a.T @ b / n, cross, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(3, 3), (2, 5)])
+def test_invertible_linear_maps_change_neither_correlations_nor_scores(dx, dy):
+    x, y = map(jnp.float32, dependent(400, dx, dy, (0.9, 0.5)))
+    rng = np.random.default_rng(1)
+    by_x, by_y = (np.diag(np.geomspace(0.1, 10, d)) @ np.linalg.qr(rng.standard_normal((d, d)))[0] for d in (dx, dy))
+    start = jax.jit(lambda x, y: gaussian_scores(fit(x, y), x, y))
+    ours, theirs = start(x, y), start(x @ by_x - 5.0, y @ by_y + 2.0)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(start(y, x).T, ours, rtol=1e-3, atol=1e-3)
+
+
+def gaussian_scores(found, x, y):
+    """The Gaussian part of the critic, alone."""
+    a, b = (x - found.mean_x) @ found.whiten_x, (y - found.mean_y) @ found.whiten_y
+    return gaussian._gaussian(found.correlations, a, b, jnp.sum(a**2, axis=1), jnp.sum(b**2, axis=1))[0]
+
+
+@pytest.mark.parametrize(("n", "dx", "dy"), [(10_000, 1, 1), (10_000, 5, 5), (2_000, 2, 30)])
+def test_independent_variables_have_correlation_zero(n, dx, dy):
+    """But for the rare draw above the edge of the noise, and that by little."""
+    keys = jax.random.split(jax.random.key(0), 20)
+    rows = [(jax.random.normal(key, (n, dx)), jax.random.normal(jax.random.fold_in(key, 1), (n, dy))) for key in keys]
+    found = np.array([fit(x, y).correlations for x, y in rows])
+    assert np.mean(found.max(axis=1) == 0) > 0.75
+    assert found.max() < (1 + np.sqrt(min(dx, dy) / max(dx, dy))) * np.sqrt(max(dx, dy) / n)
+
+
+def test_with_few_rows_for_the_dimensions_noise_is_not_taken_for_dependence():
+    """140 rows of 20 + 20 independent variables, of which the sample says about 3 nats."""
+    raw, ours = [], []
+    for seed in range(20):
+        x, y = dependent(140, 20, 20, (), seed)
+        raw.append(-0.5 * np.log1p(-(canonical(x, y) ** 2)).sum())
+        ours.append(-0.5 * np.log1p(-(np.float64(fit(jnp.float32(x), jnp.float32(y)).correlations) ** 2)).sum())
+    assert np.mean(raw) > 1.5
+    assert np.mean(ours) < 0.02 * np.mean(raw)
+
+
+@pytest.mark.parametrize(("n", "dx", "dy"), [(35, 20, 20), (40, 20, 20), (10, 30, 5), (5, 2, 40), (2, 1, 1), (1, 3, 3)])
+def test_rows_that_are_no_more_than_the_columns_tell_nothing(n, dx, dy):
+    """Then variables that have nothing to do with each other correlate perfectly."""
+    x, y = map(jnp.float32, dependent(n, dx, dy, ()))
+    critic = GaussianCritic(hidden=(8,))
+    params = jax.jit(critic.init)(jax.random.key(0), x, y)
+    np.testing.assert_array_equal(params["gaussian"]["fit"].correlations, 0.0)
+    fresh = map(jnp.float32, dependent(7, dx, dy, (), seed=1))
+    np.testing.assert_array_equal(critic.apply(params, *fresh), 0.0)
+
+
+def test_a_fit_by_hand_gives_the_log_ratio_of_the_task():
+    task = tasks.gaussian(3, 2.0)
+    x, y = task.sample(jax.random.key(0), 50)
+    rho = np.full(3, tasks.mi_to_rho(2.0, 3))
+    exact = task.log_ratio(x[:, None], y[None])
+    np.testing.assert_allclose(by_hand(rho, 3, 3)(x, y), exact, rtol=1e-4, atol=1e-4)
+    # In other coordinates, with the maps back as the whitening.
+    rng = np.random.default_rng(0)
+    by_x, by_y = (np.eye(3) + 0.3 * rng.standard_normal((3, 3)) for _ in range(2))
+    mixed = by_hand(rho, 3, 3, np.linalg.inv(by_x), np.linalg.inv(by_y))(x @ by_x, y @ by_y)
+    np.testing.assert_allclose(mixed, exact, rtol=1e-3, atol=1e-3)
+
+
+def test_coordinates_without_a_partner_do_not_enter():
+    task = tasks.gaussian(2, 1.0)
+    x, y = task.sample(jax.random.key(0), 50)
+    wide = jnp.concatenate([y, 9.0 * jax.random.normal(jax.random.key(1), (50, 3))], axis=1)
+    ours = by_hand(np.full(2, tasks.mi_to_rho(1.0, 2)), 2, 5)(x, wide)
+    np.testing.assert_allclose(ours, task.log_ratio(x[:, None], y[None]), rtol=1e-4, atol=1e-4)
+
+
+def test_with_many_rows_the_start_is_the_log_ratio():
+    """An error as the law of maximum likelihood has it: E[(log r̂ - log r)²] is about parameters / n, here 27 / 100,000."""
+    task, n = tasks.gaussian(3, 2.0), 100_000
+    x, y = task.sample(jax.random.key(0), n)
+    found = fit(x, y)
+    fresh_x, fresh_y = task.sample(jax.random.key(1), 1_000)
+    ours = jnp.diagonal(gaussian_scores(found, fresh_x, fresh_y))
+    error = float(jnp.sqrt(jnp.mean((ours - task.log_ratio(fresh_x, fresh_y)) ** 2)))
+    assert error < 3 * np.sqrt(27 / n)
+
+
+def test_five_nats_in_one_pair():
+    """1 - s² is 4.5e-5, of terms of 1: float32 keeps three digits of it."""
+    task, n = tasks.gaussian(1, 5.0), 10_000
+    x, y = task.sample(jax.random.key(0), n)
+    found = fit(x, y)
+    s = canonical(x, y)[0]
+    # Shrunk by less than the standard error of log(1 - s²), sqrt(8 / n) there.
+    assert -0.5 * np.log1p(-(float(found.correlations[0]) ** 2)) == pytest.approx(-0.5 * np.log1p(-(s**2)), abs=0.01)
+    fresh_x, fresh_y = task.sample(jax.random.key(1), 1_000)
+    ours = jnp.diagonal(gaussian_scores(found, fresh_x, fresh_y))
+    exact = np.diagonal(log_ratio(tasks.mi_to_rho(5.0, 1)[None], fresh_x, fresh_y))
+    assert np.mean(ours) == pytest.approx(exact.mean(), abs=0.02)
+    np.testing.assert_allclose(ours, exact, atol=0.3)
+
+
+@pytest.mark.parametrize("columns", ["duplicate", "dependent", "constant", "many"])
+def test_columns_that_add_nothing_change_nothing(columns):
+    """The correlations are those without them, but shrunk for as many columns as there are."""
+    x, y = dependent(1_000, 3, 4, (0.9, 0.6))
+    extra = {
+        "duplicate": x[:, :1],
+        "dependent": x[:, :1] - 2 * x[:, 1:2],
+        "constant": np.full((1_000, 1), 7.0),
+        "many": np.concatenate([x, x, np.zeros((1_000, 2))], axis=1),
+    }[columns]
+    wide = jnp.float32(np.concatenate([x, extra], axis=1))
+    found = fit(wide, jnp.float32(y))
+    expected = np.zeros(min(wide.shape[1], 4))
+    expected[:3] = shrunk(canonical(x, y), 1_000, wide.shape[1], 4)
+    np.testing.assert_allclose(found.correlations, expected, rtol=1e-4, atol=1e-5)
+    a = (wide - found.mean_x) @ found.whiten_x
+    np.testing.assert_allclose(np.sort(np.linalg.eigvalsh(np.cov(a.T, bias=True)))[-3:], 1.0, rtol=1e-3)
+    assert np.linalg.matrix_rank(np.asarray(found.whiten_x), tol=1e-3) == 3
+
+
+def test_of_a_variable_that_does_not_vary_nothing_is_left():
+    x, y = jnp.full((50, 2), 3.0), jax.random.normal(jax.random.key(0), (50, 2))
+    critic = GaussianCritic(hidden=(8,))
+    params = jax.jit(critic.init)(jax.random.key(0), x, y)
+    np.testing.assert_array_equal(critic.apply(params, x, y), 0.0)
+    assert np.isfinite(critic.apply(moved(params), x, y)).all()
+
+
+@pytest.fixture(scope="module")
+def start():
+    """(critic, params, x, y) at the start, fitted to more rows than are given."""
+    x, y = map(jnp.float32, dependent(300, 3, 2, (0.9, 0.5)))
+    critic = GaussianCritic(hidden=(8, 8))
+    return critic, jax.jit(critic.init)(jax.random.key(0), x, y), x[:20], y[:20]
+
+
+def test_the_network_starts_at_zero(start):
+    critic, params, x, y = start
+    found = params["gaussian"]["fit"]
+    a, b = (x - found.mean_x) @ found.whiten_x, (y - found.mean_y) @ found.whiten_y
+    expected = log_ratio(found.correlations, a, b)
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(critic.apply(params, x, y), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_fit_has_no_gradient_and_the_network_has(start):
+    critic, params, x, y = start
+    gradient = jax.jit(jax.grad(lambda p: bounds.logistic_objective(critic.apply(p, x, y))))
+    first = gradient(params)
+    for leaf in jax.tree.leaves(first["gaussian"]):
+        np.testing.assert_array_equal(leaf, 0.0)
+    # Of a last layer of zeros only its own gradient passes; once it has moved, that of the others does.
+    assert np.abs(first["params"]["Dense_2"]["kernel"]).max() > 0
+    later = gradient(moved(params))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(later["params"]))
+    for leaf in jax.tree.leaves(later["gaussian"]):
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
+def test_a_matrix_is_made_of_pairs(start):
+    critic, params, x, y = start
+    params = moved(params)
+    matrix = critic.apply(params, x, y[:7])
+    assert matrix.shape == (20, 7)
+    one = jax.jit(lambda xi, yj: critic.apply(params, xi[None], yj[None])[0, 0])
+    np.testing.assert_allclose(matrix, [[one(xi, yj) for yj in y[:7]] for xi in x], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("x_shape", "y_shape"), [((60,), (60, 4, 5)), ((60, 3), (60,)), ((60, 1, 2), (60, 2, 1))])
+def test_rows_of_any_shape_are_flattened(x_shape, y_shape):
+    x, y = jax.random.normal(jax.random.key(0), x_shape), jax.random.normal(jax.random.key(1), y_shape)
+    critic = GaussianCritic(hidden=(8,))
+    params = moved(jax.jit(critic.init)(jax.random.key(2), x, y))
+    scores = critic.apply(params, x[:5], y[:6])
+    assert scores.shape == (5, 6)
+    np.testing.assert_array_equal(critic.apply(params, x[:5].reshape(5, -1), y[:6].reshape(6, -1)), scores)
+
+
+def test_the_length_of_a_pair_is_its_mahalanobis_distance():
+    """Of which the log ratio of every elliptical law is a function."""
+    s, rng = np.array([0.9, 0.4]), np.random.default_rng(0)
+    a, b = rng.standard_normal((5, 3)), rng.standard_normal((6, 2))
+    covariance = np.eye(5)
+    covariance[:2, 3:] = covariance[3:, :2] = np.diag(s)
+    pairs = np.concatenate([np.repeat(a, 6, axis=0), np.tile(b, (5, 1))], axis=1)
+    expected = np.einsum("ki,ij,kj->k", pairs, np.linalg.inv(covariance), pairs).reshape(5, 6)
+    given = (jnp.float32(leaf) for leaf in (s, a, b, (a**2).sum(axis=1), (b**2).sum(axis=1)))
+    np.testing.assert_allclose(gaussian._gaussian(*given)[1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_of_normal_rows_the_features_have_unit_scale():
+    """z, (z² - 1) / 2 and the uniform: means 0, variances 1, 1/2 and 1; and 2 log(1 + |z|² / d) of the length."""
+    z = jax.random.normal(jax.random.key(0), (100_000, 2))
+    made = np.float64(gaussian._features(z, jnp.sum(z**2, axis=1)))
+    np.testing.assert_allclose(made.mean(axis=0)[:6], 0.0, atol=0.02)
+    np.testing.assert_allclose(made.var(axis=0)[:6], [1, 1, 0.5, 0.5, 1, 1], rtol=0.03)
+    assert np.abs(made[:, 4:6]).max() <= np.sqrt(3) + 1e-5
+    np.testing.assert_allclose(made[:, 6], 2 * np.log1p((np.float64(z) ** 2).sum(axis=1) / 2), rtol=1e-5, atol=1e-6)
+
+
+def test_accelerators_keep_the_digits_of_the_gaussian_part(start):
+    """At 5 nats terms of 1 / (1 - s²) = 22,000 cancel: products in tensor-float, of 10 bits, would leave nothing."""
+    critic, params, x, y = start
+    text = export.export(jax.jit(critic.apply), platforms=["cuda"])(params, x, y).mlir_module()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    # Two that whiten, three in the exponent; the network's have the platform's default.
+    assert sum("HIGHEST" in line for line in products) == 5
+    text = export.export(jax.jit(gaussian.gaussian_fit), platforms=["cuda"])(x, y).mlir_module()
+    assert all("HIGHEST" in line for line in text.splitlines() if "dot_general" in line)
