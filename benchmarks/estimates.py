@@ -291,6 +291,7 @@ def _errors(cases: Sequence[str], chosen: Sequence[Mapping[str, Any]]) -> list[s
 
 # The study of the permutation test.
 SMALL_ROWS, SMALL_DIM, SMALL_SETS, SMALL_MI = 200, 2, 200, 0.15
+SMALL_GROUP = 20  # data sets in a file
 PERMUTATIONS = 19
 SMALL_OPTIONS: dict[str, Any] = {"seeds": 1, "steps": 200, "patience": 100}
 
@@ -309,7 +310,7 @@ def run_independence(mi: float, number: int) -> dict[str, Any]:
 def _independence(folder: Path) -> Iterator[str]:
     from scipy import stats
 
-    found = [json.loads(path.read_text()) for path in sorted((folder / "independence").glob("*.json"))]
+    found = [row for path in sorted((folder / "independence").glob("*.json")) for row in json.loads(path.read_text())]
     if not found:
         return
     yield "## The permutation test"
@@ -342,10 +343,10 @@ def _make_missing(folder: Path, kind: str, names: Sequence[str], options: Mappin
 
 def _make_independence(folder: Path) -> None:
     for mi in (0.0, SMALL_MI):
-        for number in tqdm(range(SMALL_SETS), desc=f"MI {mi:g}", disable=None):
-            path = folder / "independence" / f"mi{mi:g}-{number:03d}.json"
+        for first in tqdm(range(0, SMALL_SETS, SMALL_GROUP), desc=f"MI {mi:g}", unit="group", disable=None):
+            path = folder / "independence" / f"mi{mi:g}-{first:03d}.json"
             if not path.exists():
-                rows.store(path, run_independence(mi, number))
+                rows.store(path, [run_independence(mi, number) for number in range(first, first + SMALL_GROUP)])
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:

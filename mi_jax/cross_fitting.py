@@ -305,15 +305,16 @@ def _scores(recipe: Recipe, model: Model, params: Any, rows: Any) -> HeldOut:
     value, influence = found.pop(name)
     free = evaluation.log_partition(valid) if name == "dv" else recipe.offset
     clipped = name == "smile"
+    only_smile = lambda value: jnp.where(clipped, value, jnp.nan)  # noqa: E731
     log_normaliser = 0.0 if name == "infonce" else evaluation.log_partition(test, clipped=clipped) - free
     return HeldOut(
         value=value,
         influence=influence,
         train=evaluation.read_outs(train, recipe.offset)[name].value,
         others={other: read_out.value for other, read_out in found.items()},
-        tau=tau,
-        clipped_joint=jnp.mean(test.joint > tau),
-        clipped_pairs=jnp.mean(test.clipped),
+        tau=only_smile(tau),
+        clipped_joint=only_smile(jnp.mean(test.joint > tau)),
+        clipped_pairs=only_smile(jnp.mean(test.clipped)),
         log_normaliser=jnp.asarray(log_normaliser, float),
         effective_pairs=evaluation.effective_pairs(test),
         pairs=jnp.asarray(test.joint.size * (test.group - 1), float),

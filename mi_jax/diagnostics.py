@@ -51,7 +51,7 @@ class Diagnostics(NamedTuple):
     training_error: float
 
 
-def diagnose(recipe: Recipe, fitted: Fitted, usable: np.ndarray, training_error: float) -> Diagnostics:
+def diagnose(fitted: Fitted, usable: np.ndarray, training_error: float) -> Diagnostics:
     """The diagnostics of the seeds that are used; the steps, and who diverged, of all."""
     held = fitted.held_out
 
@@ -64,9 +64,9 @@ def diagnose(recipe: Recipe, fitted: Fitted, usable: np.ndarray, training_error:
         log_normaliser=mean(held.log_normaliser),
         effective_pairs=mean(held.effective_pairs),
         pairs=mean(held.pairs),
-        tau=mean(held.tau) if recipe.estimator == "smile" else math.nan,
-        clipped_joint=mean(held.clipped_joint) if recipe.estimator == "smile" else math.nan,
-        clipped_pairs=mean(held.clipped_pairs) if recipe.estimator == "smile" else math.nan,
+        tau=mean(held.tau),
+        clipped_joint=mean(held.clipped_joint),
+        clipped_pairs=mean(held.clipped_pairs),
         ceiling=math.log(group) if group > 0 else math.nan,
         read_outs={name: mean(values) for name, values in held.others.items()},
         best_step=tuple(int(value) * EVERY for value in fitted.best_round),

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from mi_jax import _checks, cross_fitting, diagnostics, networks, preprocessing
-from mi_jax.cross_fitting import EVERY, READ_OUTS, Fitted, Recipe, Seconds
+from mi_jax.cross_fitting import EVERY, READ_OUTS, Fitted, HeldOut, Recipe, Seconds
 from mi_jax.diagnostics import Diagnostics
 from mi_jax.preprocessing import Columns, Transform
 from mi_jax.training.seeds import Report
@@ -56,10 +56,11 @@ class Estimate:
       mi: the mean over the seeds, in nats.
       stderr: its standard error: from the sampling of the test rows (each row's influence, summed over the seeds that
         tested it) and from what the seeds differ by beyond that (splits, starts, training).
-      interval: (low, high), mi - z stderr and mi + z stderr + `allowance`, with z of the level `confidence`.
-      allowance: what the fit is known to miss, in nats: the difference between training and test read-outs, if positive, and
-        |log E_Q[r]|. A held-out estimate errs downwards as far as the critic does, which no resampling shows. What no
-        critic of this kind would find in so many samples the interval does not cover.
+      interval: (low, high), mi ∓ z stderr, widened by `allowance`, with z of the level `confidence`.
+      allowance: (down, up), in nats. Down, what SMILE's clipping may have added: its difference from DV, but no more than
+        -log(1 - p), with p the share of joint pairs that is clipped. Up, what the fit is known to miss: the difference of
+        training and test read-outs, if positive, and |log E_Q[r]|. A held-out estimate errs downwards as far as the critic
+        does, which no resampling shows. What no critic of this kind would find in so many samples, it does not cover.
       confidence: the nominal level of the interval.
       per_seed: (seeds,) estimates, each from its own test rows; NaN of a diverged seed. Seeds share data, so that their
         spread over √seeds is no standard error.
@@ -75,7 +76,7 @@ class Estimate:
     mi: float
     stderr: float
     interval: tuple[float, float]
-    allowance: float
+    allowance: tuple[float, float]
     confidence: float
     per_seed: Float[np.ndarray, " seeds"]
     history: Mapping[str, Float[np.ndarray, "seeds rounds"]]
@@ -105,13 +106,12 @@ class Estimate:
     def in_bits(self) -> "Estimate":
         """The same estimate with `mi`, `stderr`, `interval`, `allowance` and `per_seed` in bits, and the rest in nats."""
         bits = 1.0 if self.unit == "bits" else 1 / math.log(2)
-        low, high = self.interval
         return dataclasses.replace(
             self,
             mi=self.mi * bits,
             stderr=self.stderr * bits,
-            interval=(low * bits, high * bits),
-            allowance=self.allowance * bits,
+            interval=(self.interval[0] * bits, self.interval[1] * bits),
+            allowance=(self.allowance[0] * bits, self.allowance[1] * bits),
             per_seed=self.per_seed * bits,
             unit="bits",
         )
@@ -269,6 +269,7 @@ def _restored(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: n
     structure = jax.tree.structure(jax.eval_shape(recipe.model().init, jax.random.key(0), *rows))
     return Estimate(
         interval=tuple(about.pop("interval")),
+        allowance=tuple(about.pop("allowance")),
         seconds=Seconds(**about.pop("seconds")),
         **about,
         per_seed=arrays["per_seed"],
@@ -409,7 +410,7 @@ def estimate(
     fitted, statistics, seconds = _fit_all(fit, rows, permuted, 1 + permutations, on_chunk)
     combined = _combined(fitted, parts, len(rows[0]), confidence)
     usable = np.isfinite(combined.per_seed)
-    told = diagnostics.diagnose(recipe, fitted, usable, combined.training_error)
+    told = diagnostics.diagnose(fitted, usable, combined.training_error)
     warnings = {
         **diagnostics.of_columns(*columns),
         **diagnostics.of_rows(*rows),
@@ -577,7 +578,7 @@ class _Combined(NamedTuple):
     mi: float
     stderr: float
     interval: tuple[float, float]
-    allowance: float
+    allowance: tuple[float, float]
     per_seed: Float[np.ndarray, " seeds"]
     training_error: float
 
@@ -600,7 +601,8 @@ def _combined(fitted: Fitted, parts: Sequence[cross_fitting.Split], num_rows: in
     held, per_seed = fitted.held_out, _per_seed(fitted)
     usable = np.flatnonzero(np.isfinite(per_seed))
     if not usable.size:
-        return _Combined(math.nan, math.nan, (math.nan, math.nan), math.nan, per_seed, math.nan)
+        nothing = math.nan, math.nan
+        return _Combined(math.nan, math.nan, nothing, nothing, per_seed, math.nan)
     by_row = np.zeros(num_rows)
     within = np.zeros(usable.size)
     for place, seed in enumerate(usable.tolist()):
@@ -612,11 +614,23 @@ def _combined(fitted: Fitted, parts: Sequence[cross_fitting.Split], num_rows: in
     # Not over the number of seeds: they train on mostly the same rows, and so err together.
     between = max(0.0, float(np.var(values, ddof=1) - within.mean())) if usable.size > 1 else 0.0
     mi, stderr = _mean(per_seed), math.sqrt(float(by_row @ by_row) + between)
-    gap = float(np.mean(held.train[usable], dtype=float)) - mi
-    unnormalised = abs(float(np.mean(held.log_normaliser[usable], dtype=float)))
-    allowance = max(0.0, gap) + (unnormalised if math.isfinite(unnormalised) else 0.0)
+    down, up = _allowance(held, usable)
     reach = float(stats.norm.ppf(0.5 + confidence / 2)) * stderr
-    return _Combined(mi, stderr, (mi - reach, mi + reach + allowance), allowance, per_seed, math.sqrt(between))
+    return _Combined(mi, stderr, (mi - reach - down, mi + reach + up), (down, up), per_seed, math.sqrt(between))
+
+
+def _allowance(held: HeldOut, usable: np.ndarray) -> tuple[float, float]:
+    """What the interval reaches further down, and up, than the estimate's standard error; see `Estimate`."""
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.mean(values[usable], dtype=float))
+
+    mi, unnormalised = mean(held.value), abs(mean(held.log_normaliser))
+    up = max(0.0, mean(held.train) - mi) + (unnormalised if math.isfinite(unnormalised) else 0.0)
+    if math.isnan(mean(held.clipped_joint)):  # not SMILE
+        return 0.0, up
+    clipped = -math.log1p(-min(mean(held.clipped_joint), 1 - 1e-6))
+    return min(clipped, max(0.0, mi - mean(held.others["dv"]))), up
 
 
 def _independence(observed: float, statistics: Float[np.ndarray, " m"], rng: np.random.Generator) -> Independence:

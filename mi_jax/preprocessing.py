@@ -166,11 +166,14 @@ def _through(column: np.ndarray, knots: np.ndarray, images: np.ndarray) -> np.nd
     """Piecewise linear, and linear beyond the ends with the slope of the whole; a knot goes to its very image."""
     if np.array_equal(knots, images):
         return column
-    place = np.minimum(np.searchsorted(knots, column), knots.size - 1)
-    exact = knots[place] == column
-    # In units in which no difference overflows, and no slope; of a power of 2, so that nothing is rounded.
-    unit = -np.frexp(np.abs(knots).max())[1]
-    column, knots = np.ldexp(column, unit), np.ldexp(knots, unit)
-    slope = (images[-1] - images[0]) / (knots[-1] - knots[0])
-    beyond = slope * (column - np.clip(column, knots[0], knots[-1]))
-    return np.where(exact, images[place], np.interp(column, knots, images) + beyond)
+    right = np.clip(np.searchsorted(knots, column), 1, knots.size - 1)
+    share = np.clip(_share(column, knots[right - 1], knots[right]), 0.0, 1.0)
+    whole = _share(column, knots[0], knots[-1])
+    inside = (1 - share) * images[right - 1] + share * images[right]
+    return inside + (whole - np.clip(whole, 0.0, 1.0)) * (images[-1] - images[0])
+
+
+def _share(column: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(column - low) / (high - low), of entries whose differences may overflow."""
+    unit = np.where(np.maximum(np.abs(low), np.abs(high)) > 1e300, 0.25, 1.0)
+    return (unit * column - unit * low) / (unit * high - unit * low)

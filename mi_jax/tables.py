@@ -1,4 +1,4 @@
-"""Samples from files, for the command line: arrays of .npz and .npy, numeric columns of CSV and Parquet. No pickle is loaded."""
+"""Samples from files, for the command line: arrays of .npz and .npy, columns of CSV and Parquet. No pickle is loaded."""
 
 import contextlib
 import csv
@@ -28,15 +28,15 @@ class Samples(NamedTuple):
       dropped: how many rows were left out for a missing entry.
     """
 
-    x: Shaped[np.ndarray, "n *x_shape"]
-    y: Shaped[np.ndarray, "n *y_shape"]
+    x: Shaped[np.ndarray, "n ..."]
+    y: Shaped[np.ndarray, "n ..."]
     x_names: tuple[str, ...]
     y_names: tuple[str, ...]
     dropped: int = 0
 
 
 def read(files: Sequence[Path], x: Sequence[str] = (), y: Sequence[str] = (), *, drop_missing: bool = False) -> Samples:
-    """Read paired samples.
+    r"""Read paired samples.
 
     Args:
       files: one .npz, .csv or .parquet file, or two .npy files, x and y.
@@ -57,16 +57,16 @@ def read(files: Sequence[Path], x: Sequence[str] = (), y: Sequence[str] = (), *,
       >>> from mi_jax import tables
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder, "data.csv")
-      ...     _ = path.write_text("a,b,c\\n1,2,3\\n4,5,6\\n")
+      ...     _ = path.write_text("a,b,c\n1,2,3\n4,5,6\n")
       ...     samples = tables.read([path], x=["a,b"], y=["c"])
       >>> samples.x.tolist(), samples.y.tolist()
       ([[1.0, 2.0], [4.0, 5.0]], [[3.0], [6.0]])
     """
     for path in files:
         _check_file(path)
-    samples = _reader(files)(*files, x=x, y=y)
-    _check_same_rows(samples)
-    return _complete(samples, ", ".join(map(str, files)), drop_missing)
+    samples, source = _reader(files)(*files, x=x, y=y), ", ".join(map(str, files))
+    _check_same_rows(samples, source)
+    return _complete(samples, source, drop_missing)
 
 
 def _check_file(path: Path) -> None:
@@ -102,47 +102,62 @@ def _told(path: Path) -> Iterator[None]:
 
 def _reader(files: Sequence[Path]) -> Callable[..., Samples]:
     kinds = [path.suffix.lower() for path in files]
-    readers = {(".npz",): _npz, (".npy", ".npy"): _npy, (".csv",): _csv, (".parquet",): _parquet}
+    readers: dict[tuple[str, ...], Callable[..., Samples]] = {
+        (".npz",): _npz,
+        (".npy", ".npy"): _npy,
+        (".csv",): _csv,
+        (".parquet",): _parquet,
+    }
     if tuple(kinds) not in readers:
         raise ValueError(f"files must be one .npz, .csv or .parquet, or two .npy, got {' '.join(map(str, files))}")
     return readers[tuple(kinds)]
 
 
 def _npz(path: Path, *, x: Sequence[str], y: Sequence[str]) -> Samples:
-    with _told(path):
-        file = np.load(path, allow_pickle=False)
-    with file:
+    # Opened here, for NumPy leaves a file open that turns out to be damaged.
+    with path.open("rb") as raw:
+        with _told(path):
+            file = np.load(raw, allow_pickle=False)
         keys = _key(x or ["x"], file, "--x", path), _key(y or ["y"], file, "--y", path)
         if keys[0] == keys[1]:
             raise ValueError(_shared(keys[:1]))
         with _told(path):
-            return Samples(file[keys[0]], file[keys[1]], keys[:1], keys[1:])
+            arrays = [file[key] for key in keys]
+    for key, array in zip(keys, arrays, strict=True):
+        if not isinstance(array, np.ndarray):  # bytes, of a member that is no .npy
+            raise ValueError(f"{path}: {key!r} must be an array, got a file of another kind in the archive")
+    return Samples(arrays[0], arrays[1], keys[:1], keys[1:])
 
 
 def _key(wanted: Sequence[str], file: Any, option: str, path: Path) -> str:
     if len(wanted) > 1:
         raise ValueError(f"{option} must be one array of {path}, got {', '.join(wanted)}")
     if wanted[0] not in file.files:
-        raise ValueError(f"{option}: {path} has no array {wanted[0]!r}; it has {_listed(file.files)}")
+        raise ValueError(f"{option}: {path} has no array {wanted[0]!r}; it has {listed(file.files)}")
     return wanted[0]
 
 
 def _npy(*paths: Path, x: Sequence[str], y: Sequence[str]) -> Samples:
     if x or y:
-        raise ValueError(f"{'--x' if x else '--y'} names an array or columns, and an .npy file holds one array without a name")
+        raise ValueError(
+            f"{'--x' if x else '--y'} names an array or columns, and an .npy file holds one array without a name"
+        )
     if paths[0].samefile(paths[1]):
         raise ValueError(_shared([str(paths[0])]))
     arrays = []
     for path in paths:
         with _told(path):
             arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-    return Samples(*arrays, *((str(path),) for path in paths))
+    return Samples(arrays[0], arrays[1], (str(paths[0]),), (str(paths[1]),))
 
 
 def _csv(path: Path, *, x: Sequence[str], y: Sequence[str]) -> Samples:
     with _told(path), path.open(newline="", encoding="utf-8-sig") as file:
         header = next((line for line in csv.reader(file) if line), [])
-    return _of_columns(path, header, x, y, _csv_columns)
+    # After "a, b" comes " b", and nobody means the space.
+    spelled = {name.strip(): name for name in header}
+    stripped = [name.strip() for name in header]
+    return _of_columns(stripped, x, y, path, lambda names: _csv_columns(path, [spelled[name] for name in names]))
 
 
 def _csv_columns(path: Path, names: Sequence[str]) -> list[Any]:
@@ -150,14 +165,16 @@ def _csv_columns(path: Path, names: Sequence[str]) -> list[Any]:
 
     def columns(kind: Any, **options: Any) -> list[Any]:
         # Types are given: Arrow guesses them from the first MB, and 1.5 after a MB of integers would be an error.
-        convert = csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, kind), strings_can_be_null=True)
+        convert = csv.ConvertOptions(
+            include_columns=names, column_types=dict.fromkeys(names, kind), strings_can_be_null=True
+        )
         return csv.read_csv(path, csv.ReadOptions(**options), convert_options=convert).columns
 
     try:
         with _told(path):
             return columns(pa.float64())
     except ValueError:
-        # Again as text, to find the entry that is no number; by one thread, as only then Arrow can name a row it cannot parse.
+        # Again as text, to find the entry that is no number; by one thread, or Arrow does not say which row it cannot parse.
         with _told(path):
             texts = columns(pa.string(), use_threads=False)
         return [_numbers(column, name, path) for column, name in zip(texts, names, strict=True)]
@@ -186,7 +203,7 @@ def _parquet(path: Path, *, x: Sequence[str], y: Sequence[str]) -> Samples:
     with _told(path):
         file = parquet.ParquetFile(path, memory_map=True)
     with file:
-        return _of_columns(path, file.schema_arrow.names, x, y, lambda _, names: _parquet_columns(file, path, names))
+        return _of_columns(file.schema_arrow.names, x, y, path, lambda names: _parquet_columns(file, path, names))
 
 
 def _parquet_columns(file: Any, path: Path, names: Sequence[str]) -> list[Any]:
@@ -212,14 +229,19 @@ def _arrow(module: str) -> tuple[Any, Any]:
 
 
 def _of_columns(
-    path: Path, header: Sequence[str], x: Sequence[str], y: Sequence[str], columns: Callable[[Path, Sequence[str]], list[Any]]
+    header: Sequence[str],
+    x: Sequence[str],
+    y: Sequence[str],
+    path: Path,
+    columns: Callable[[Sequence[str]], list[Any]],
 ) -> Samples:
+    """The x and y of a table with these columns, of which `columns` reads those named."""
     x_names, y_names = _chosen(x or ["x"], header, "--x", path), _chosen(y or ["y"], header, "--y", path)
     both = [name for name in x_names if name in y_names]
     if both:
         raise ValueError(_shared(both))
     names = [*x_names, *y_names]
-    found = columns(path, names)
+    found = columns(names)
     # One matrix, each column contiguous in it, as all that follows goes by columns; x and y are views of it.
     matrix = np.empty((len(found[0]), len(names)), order="F")
     for place in range(len(names)):
@@ -234,13 +256,13 @@ def _chosen(wanted: Sequence[str], header: Sequence[str], option: str, path: Pat
     found: dict[str, None] = {}
     counts = Counter(header)
     # A name that holds a comma is meant as it stands, and so is one that holds a star.
-    for text in (part for text in wanted for part in ([text] if text in counts else text.split(","))):
+    for text in (part for some in wanted for part in ([some] if some in counts else some.split(","))):
         name = text if text in counts else text.strip()
         if name in found:
             raise ValueError(f"{option} names column {name!r} twice")
         matching = [name] if name in counts else fnmatch.filter(header, name)
         if not matching:
-            raise ValueError(f"{option}: {path} has no column {name!r}; it has {_listed(header)}")
+            raise ValueError(f"{option}: {path} has no column {name!r}; it has {listed(header)}")
         found.update(dict.fromkeys(matching))
     for name in found:
         if counts[name] > 1:
@@ -248,26 +270,30 @@ def _chosen(wanted: Sequence[str], header: Sequence[str], option: str, path: Pat
     return tuple(found)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names with commas between them; of many the first.
+
+    Example:
+      >>> from mi_jax import tables
+      >>> tables.listed([f"x{place}" for place in range(20)])
+      'x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11 and 8 more'
+    """
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return (", ".join(names[:MOST_NAMES]) or "none") + more
 
 
 def _shared(names: Sequence[str]) -> str:
-    return f"--x and --y must differ, both hold {_listed(names)}: the mutual information of data with itself is infinite"
+    return f"--x and --y must differ, both hold {listed(names)}: the mutual information of data with itself is infinite"
 
 
-def _check_same_rows(samples: Samples) -> None:
+def _check_same_rows(samples: Samples, source: str) -> None:
     x, y = samples.x, samples.y
     if x.ndim and y.ndim and len(x) != len(y):
-        raise ValueError(
-            f"x and y must hold the same number of rows, got {len(x)} in {samples.x_names[0]} and {len(y)} in "
-            f"{samples.y_names[0]}"
-        )
+        raise ValueError(f"{source}: x and y must hold the same number of rows, got {len(x)} and {len(y)}")
 
 
 def _complete(samples: Samples, source: str, drop: bool) -> Samples:
-    """The samples without rows that have a missing entry; or an error, if there are such rows and they are not to be left out."""
+    """The samples without the rows that have a missing entry; an error if there are such, and they are not to be dropped."""
     if not samples.x.ndim or not samples.y.ndim:
         return samples
     missing = _missing(samples.x) | _missing(samples.y)
@@ -283,7 +309,7 @@ def _complete(samples: Samples, source: str, drop: bool) -> Samples:
     )
 
 
-def _missing(rows: Shaped[np.ndarray, "n *shape"]) -> Bool[np.ndarray, " n"]:
+def _missing(rows: Shaped[np.ndarray, "n ..."]) -> Bool[np.ndarray, " n"]:
     if rows.dtype.kind != "f" or not rows.size:
         return np.zeros(len(rows), bool)
     return np.isnan(rows).any(axis=tuple(range(1, rows.ndim)))

@@ -28,7 +28,9 @@ FUNCTIONS = {
     "mi_jax.projections": ["dv", "infonce", "log_partition", "smile"],
     "mi_jax.models": ["discriminative", "make", "gm", "ba", "doe"],
     "mi_jax.evaluation": ["normaliser"],
-    "mi_jax.training": ["study"],
+    "mi_jax.training": ["early_stopping", "study"],
+    "mi_jax.estimation": ["estimate"],
+    "mi_jax.consistency": ["self_consistency"],
     "mi_jax.theory": [
         "clipped_partition_bias_bound",
         "clipped_partition_variance_bound",
@@ -44,7 +46,7 @@ FUNCTIONS = {
         "partition_variance_bound",
     ],
 }
-CRITICS = ["MLP", "BaselineCritic", "BilinearCritic", "JointCritic", "SeparableCritic"]
+CRITICS = ["MLP", "BaselineCritic", "BilinearCritic", "GaussianCritic", "JointCritic", "SeparableCritic"]
 DENSITIES = ["ConditionalGaussian", "JointRealNVP", "RealNVP", "Standardize"]
 CLASSES = {"mi_jax.networks": [*CRITICS, *DENSITIES]}
 documented = [(module, name) for module, names in FUNCTIONS.items() for name in names]
@@ -97,10 +99,10 @@ def test_importing_pulls_in_nothing_heavy_and_touches_no_device():
 def test_the_readmes_examples_run(capsys):
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     scope = {"__name__": "readme"}
     for block in blocks:  # one after the other: the later ones go on from the second
         exec(compile(block, "README.md", "exec"), scope)
     estimates = [float(number) for number in re.findall(r"(\d+\.\d+) nats", capsys.readouterr().out)]
-    assert len(estimates) == 7
+    assert len(estimates) == 8
     assert all(1.0 < estimate < 3.0 for estimate in estimates)  # of 2 nats

@@ -80,10 +80,18 @@ def _whitened(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Arr
     """Centred rows with covariance 1, or 0 in directions in which they do not vary; and what makes them so."""
     mean = rows.mean(axis=0)
     rows = rows - mean
+    rough = _inverse_root(rows)
+    # In float32 one pass gets a direction of little variance wrong by 1e-7 over its share of the largest: of 1e-4, at a
+    # correlation of 0.99995, by up to 1.9 nats. The second pass starts from variances near 1, and is wrong by 0.02.
+    whiten = _matmul(rough, _inverse_root(_matmul(rows, rough)))
+    return _matmul(rows, whiten), mean, whiten
+
+
+def _inverse_root(rows: Float[Array, "n d"]) -> Float[Array, "d d"]:
+    """What takes centred rows to covariance 1, and directions in which they do not vary to 0."""
     variances, axes = jnp.linalg.eigh(_matmul(rows.T, rows) / rows.shape[0])
     varies = variances > SINGULAR * variances[-1]
-    whiten = axes * jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variances, 1.0)), 0.0)
-    return _matmul(rows, whiten), mean, whiten
+    return axes * jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variances, 1.0)), 0.0)
 
 
 class GaussianCritic(nn.Module):
@@ -137,10 +145,12 @@ def _gaussian(
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
     """The log ratios of all pairs, and the squared length of each whitened (x, y)."""
     a, b = a[:, : correlations.size], b[:, : correlations.size]
-    unexplained = 1 - correlations**2
-    quadratic = 0.5 * correlations**2 / unexplained
+    # Not 1 - s²: a fused multiply-add in one place and none in another would leave terms that no longer cancel.
+    unexplained = (1 - correlations) * (1 + correlations)
+    linear = correlations / unexplained
+    quadratic = 0.5 * correlations * linear
     own_x, own_y = _matmul(a**2, quadratic), _matmul(b**2, quadratic)
-    exponent = _matmul(a * (correlations / unexplained), b.T) - own_x[:, None] - own_y[None, :]
+    exponent = _matmul(a * linear, b.T) - own_x[:, None] - own_y[None, :]
     # The Gaussian exponent is half of what the length of (x, y) lacks to that of x and that of y.
     length = jnp.maximum(length_x[:, None] + length_y[None, :] - 2 * exponent, 0.0)
     return exponent - 0.5 * jnp.sum(jnp.log(unexplained)), length

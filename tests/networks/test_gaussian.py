@@ -48,23 +48,31 @@ def log_ratio(s, a, b):
     return found
 
 
+def shapes(critic, x, y):
+    return jax.eval_shape(critic.init, jax.random.key(0), x, y)
+
+
 def by_hand(correlations, dx, dy, whiten_x=None, whiten_y=None):
     """The critic at the start, of a fit that is given."""
-    whiten = [np.eye(d) if given is None else given for d, given in ((dx, whiten_x), (dy, whiten_y))]
-    exact = gaussian.GaussianFit(
-        *(jnp.asarray(leaf, jnp.float32) for leaf in (np.zeros(dx), np.zeros(dy), *whiten, correlations))
-    )
+    whiten = (np.eye(d) if given is None else given for d, given in ((dx, whiten_x), (dy, whiten_y)))
+    exact = gaussian.GaussianFit(*map(jnp.float32, (np.zeros(dx), np.zeros(dy), *whiten, correlations)))
     critic = GaussianCritic(hidden=(8,))
-    params = jax.jit(critic.init)(jax.random.key(0), jnp.ones((2, dx)), jnp.ones((2, dy)))
-    return jax.jit(lambda x, y: critic.apply({**params, "gaussian": {"fit": exact}}, x, y))
+    silent = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes(critic, jnp.ones((2, dx)), jnp.ones((2, dy)))["params"])
+    return jax.jit(lambda x, y: critic.apply({"params": silent, "gaussian": {"fit": exact}}, x, y))
 
 
-def moved(params):
+def moved(params, names=("params",)):
     """Parameters of which none is zero, so that the network adds something to the Gaussian ratio."""
-    leaves, structure = jax.tree.flatten(params["params"])
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return params | {"params": jax.tree.unflatten(structure, noisy)}
+    rng = np.random.default_rng(7)
+    chosen = {name: params[name] for name in names}
+    return dict(params) | jax.tree.map(lambda leaf: np.float32(0.3 * rng.standard_normal(leaf.shape)), chosen)
+
+
+@jax.jit
+def gaussian_scores(found, x, y):
+    """The Gaussian part of the critic, alone, of all pairs."""
+    a, b = (x - found.mean_x) @ found.whiten_x, (y - found.mean_y) @ found.whiten_y
+    return gaussian._gaussian(found.correlations, a, b, jnp.sum(a**2, axis=1), jnp.sum(b**2, axis=1))[0]
 
 
 @pytest.mark.parametrize(
@@ -72,10 +80,8 @@ def moved(params):
     [
         (500, 4, 4, (0.9, 0.6, 0.3)),
         (500, 2, 7, (0.95, 0.5)),
-        (500, 7, 2, (0.95, 0.5)),
         (300, 20, 20, (0.8, 0.7)),
         (100, 1, 1, (-0.4,)),
-        (100, 1, 5, (0.999,)),
     ],
 )
 def test_correlations_are_numpys_shrunk(n, dx, dy, correlations):
@@ -104,20 +110,25 @@ def test_invertible_linear_maps_change_neither_correlations_nor_scores(dx, dy):
     np.testing.assert_allclose(start(y, x).T, ours, rtol=1e-3, atol=1e-3)
 
 
-def gaussian_scores(found, x, y):
-    """The Gaussian part of the critic, alone."""
-    a, b = (x - found.mean_x) @ found.whiten_x, (y - found.mean_y) @ found.whiten_y
-    return gaussian._gaussian(found.correlations, a, b, jnp.sum(a**2, axis=1), jnp.sum(b**2, axis=1))[0]
+@pytest.mark.parametrize("spread", [1, 30, 200])
+def test_columns_that_nearly_determine_one_another_keep_their_nats(spread):
+    """Directions of 1 / spread² of the largest variance, and 4.6 nats in each."""
+    rho, rng = 0.99995, np.random.default_rng(0)
+    x = rng.standard_normal((2_000, 3))
+    y = rho * x + np.sqrt(1 - rho**2) * rng.standard_normal(x.shape)
+    mixed = np.float32(x @ np.diag(np.geomspace(1 / spread, 1, 3)) @ np.linalg.qr(rng.standard_normal((3, 3)))[0])
+    found = np.float64(fit(mixed, np.float32(y)).correlations)
+    expected = shrunk(canonical(mixed, np.float32(y)), 2_000, 3, 3)
+    # 1 - s² is 1e-4, and float32 keeps 1e-7 of the covariances it is made of.
+    np.testing.assert_allclose(np.log1p(-(found**2)), np.log1p(-(expected**2)), atol=0.03)
 
 
-@pytest.mark.parametrize(("n", "dx", "dy"), [(10_000, 1, 1), (10_000, 5, 5), (2_000, 2, 30)])
+@pytest.mark.parametrize(("n", "dx", "dy"), [(10_000, 5, 5), (2_000, 2, 30)])
 def test_independent_variables_have_correlation_zero(n, dx, dy):
-    """But for the rare draw above the edge of the noise, and that by little."""
-    keys = jax.random.split(jax.random.key(0), 20)
-    rows = [(jax.random.normal(key, (n, dx)), jax.random.normal(jax.random.fold_in(key, 1), (n, dy))) for key in keys]
-    found = np.array([fit(x, y).correlations for x, y in rows])
-    assert np.mean(found.max(axis=1) == 0) > 0.75
-    assert found.max() < (1 + np.sqrt(min(dx, dy) / max(dx, dy))) * np.sqrt(max(dx, dy) / n)
+    """But for the rare draw above the edge of the noise; unshrunk they would have dx dy / 2n nats."""
+    found = np.array([fit(*map(jnp.float32, dependent(n, dx, dy, (), seed))).correlations for seed in range(20)])
+    assert np.mean(found == 0) > 0.9
+    assert -0.5 * np.log1p(-(found**2)).sum(axis=1).mean() < 0.02 * dx * dy / (2 * n)
 
 
 def test_with_few_rows_for_the_dimensions_noise_is_not_taken_for_dependence():
@@ -131,15 +142,14 @@ def test_with_few_rows_for_the_dimensions_noise_is_not_taken_for_dependence():
     assert np.mean(ours) < 0.02 * np.mean(raw)
 
 
-@pytest.mark.parametrize(("n", "dx", "dy"), [(35, 20, 20), (40, 20, 20), (10, 30, 5), (5, 2, 40), (2, 1, 1), (1, 3, 3)])
+@pytest.mark.parametrize(("n", "dx", "dy"), [(40, 20, 20), (5, 2, 40), (2, 1, 1), (1, 3, 3)])
 def test_rows_that_are_no_more_than_the_columns_tell_nothing(n, dx, dy):
     """Then variables that have nothing to do with each other correlate perfectly."""
     x, y = map(jnp.float32, dependent(n, dx, dy, ()))
-    critic = GaussianCritic(hidden=(8,))
-    params = jax.jit(critic.init)(jax.random.key(0), x, y)
-    np.testing.assert_array_equal(params["gaussian"]["fit"].correlations, 0.0)
+    found = fit(x, y)
+    np.testing.assert_array_equal(found.correlations, 0.0)
     fresh = map(jnp.float32, dependent(7, dx, dy, (), seed=1))
-    np.testing.assert_array_equal(critic.apply(params, *fresh), 0.0)
+    np.testing.assert_array_equal(gaussian_scores(found, *fresh), 0.0)
 
 
 def test_a_fit_by_hand_gives_the_log_ratio_of_the_task():
@@ -210,11 +220,11 @@ def test_columns_that_add_nothing_change_nothing(columns):
 
 
 def test_of_a_variable_that_does_not_vary_nothing_is_left():
-    x, y = jnp.full((50, 2), 3.0), jax.random.normal(jax.random.key(0), (50, 2))
-    critic = GaussianCritic(hidden=(8,))
-    params = jax.jit(critic.init)(jax.random.key(0), x, y)
-    np.testing.assert_array_equal(critic.apply(params, x, y), 0.0)
-    assert np.isfinite(critic.apply(moved(params), x, y)).all()
+    x, (_, y) = jnp.full((50, 2), 3.0), map(jnp.float32, dependent(50, 2, 2, ()))
+    found = fit(x, y)
+    np.testing.assert_array_equal(found.correlations, 0.0)
+    np.testing.assert_array_equal(found.whiten_x, 0.0)
+    np.testing.assert_array_equal(gaussian_scores(found, x, y), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +241,7 @@ def test_the_network_starts_at_zero(start):
     a, b = (x - found.mean_x) @ found.whiten_x, (y - found.mean_y) @ found.whiten_y
     expected = log_ratio(found.correlations, a, b)
     assert np.abs(expected).max() > 1
-    np.testing.assert_allclose(critic.apply(params, x, y), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(critic.apply)(params, x, y), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_fit_has_no_gradient_and_the_network_has(start):
@@ -251,20 +261,22 @@ def test_the_fit_has_no_gradient_and_the_network_has(start):
 def test_a_matrix_is_made_of_pairs(start):
     critic, params, x, y = start
     params = moved(params)
-    matrix = critic.apply(params, x, y[:7])
+    matrix = jax.jit(critic.apply)(params, x, y[:7])
     assert matrix.shape == (20, 7)
     one = jax.jit(lambda xi, yj: critic.apply(params, xi[None], yj[None])[0, 0])
     np.testing.assert_allclose(matrix, [[one(xi, yj) for yj in y[:7]] for xi in x], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("x_shape", "y_shape"), [((60,), (60, 4, 5)), ((60, 3), (60,)), ((60, 1, 2), (60, 2, 1))])
+@pytest.mark.parametrize(("x_shape", "y_shape"), [((60,), (60, 4, 5)), ((60, 3, 2), (60,))])
 def test_rows_of_any_shape_are_flattened(x_shape, y_shape):
-    x, y = jax.random.normal(jax.random.key(0), x_shape), jax.random.normal(jax.random.key(1), y_shape)
+    rng = np.random.default_rng(0)
+    x, y = (jnp.float32(rng.standard_normal(shape)) for shape in (x_shape, y_shape))
     critic = GaussianCritic(hidden=(8,))
-    params = moved(jax.jit(critic.init)(jax.random.key(2), x, y))
-    scores = critic.apply(params, x[:5], y[:6])
+    params = moved(shapes(critic, x, y), ("params", "gaussian"))
+    apply = jax.jit(critic.apply)
+    scores = apply(params, x[:5], y[:6])
     assert scores.shape == (5, 6)
-    np.testing.assert_array_equal(critic.apply(params, x[:5].reshape(5, -1), y[:6].reshape(6, -1)), scores)
+    np.testing.assert_array_equal(apply(params, x[:5].reshape(5, -1), y[:6].reshape(6, -1)), scores)
 
 
 def test_the_length_of_a_pair_is_its_mahalanobis_distance():
@@ -296,5 +308,3 @@ def test_accelerators_keep_the_digits_of_the_gaussian_part(start):
     products = [line for line in text.splitlines() if "dot_general" in line]
     # Two that whiten, three in the exponent; the network's have the platform's default.
     assert sum("HIGHEST" in line for line in products) == 5
-    text = export.export(jax.jit(gaussian.gaussian_fit), platforms=["cuda"])(x, y).mlir_module()
-    assert all("HIGHEST" in line for line in text.splitlines() if "dot_general" in line)

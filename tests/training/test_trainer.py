@@ -181,3 +181,15 @@ def test_a_gradient_that_overflows_when_squared_freezes_a_run():
     after, _ = training.scan_steps(recipe, recipe.init(jax.random.key(0)), 3)
     assert after.diverged
     assert int(after.step) == 0
+
+
+def test_a_model_is_initialised_on_the_example_rows_if_there_are_any():
+    """A Gaussian critic keeps their means; without an example, those of a batch."""
+    model = models.discriminative(networks.GaussianCritic(hidden=(8,)), estimators.js())
+    batch, rows = (tasks.gaussian(2, 1.0).sample(jax.random.key(seed), n) for seed, n in ((1, 32), (2, 500)))
+    for example, (x, y) in ((rows, rows), (None, batch)):
+        state = jax.jit(training.trainer(model, lambda key, step: batch, example=example).init)(jax.random.key(0))
+        fit = state.params["gaussian"]["fit"]
+        np.testing.assert_allclose(fit.mean_x, np.mean(x, axis=0, dtype=float), atol=1e-6)
+        np.testing.assert_allclose(fit.mean_y, np.mean(y, axis=0, dtype=float), atol=1e-6)
+        chex.assert_trees_all_equal_shapes(optax.tree.get(state.opt_state, "mu"), state.params)
