@@ -531,7 +531,7 @@ def _devices(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device] | Non
     if devices is None:
         return None
     if not isinstance(devices, Iterable) or not all(isinstance(device, jax.Device) for device in devices):
-        raise TypeError(f"devices must be JAX devices, as of jax.devices(), got {devices!r}")
+        raise TypeError(f"devices must be JAX devices, as of JAX devices, got {devices!r}")
     return tuple(devices)
 
 
