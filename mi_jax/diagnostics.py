@@ -2,20 +2,27 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-from mi_jax.cross_fitting import EVERY, Fitted, Recipe
+from mi_jax.cross_fitting import EVERY, FOLDS, Fitted, Recipe
 from mi_jax.preprocessing import Columns
+
+Rows: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 CEILING_DISTANCE = 3.0  # nats: at I = log m - 3, InfoNCE at the exact ratio is about a tenth too low
 LEAST_EFFECTIVE_PAIRS = 400  # of so many, the partition has a relative standard error of 0.05
 LARGEST_NORMALISER = 0.3
 LARGEST_CLIPPED = 0.1
 LARGEST_DUPLICATES = 0.01
+MORE_THAN_CHANCE = 10.0  # times as many equal rows as columns that coincide independently of one another would give
+LINEAR = 1e-3
 DETERMINISTIC = 0.02
+# With fewer, noise is not seen: it leaves the ranks equal; a function of 1 or 2 dimensions is no smoother than it.
+FEWEST_ROWS = (50, 200, 1_000)
+MOST_ROWS, MOST_COLUMNS = 10_000, 400  # with more, looking for a relation takes longer than a second
 
 
 class Diagnostics(NamedTuple):
@@ -33,7 +40,8 @@ class Diagnostics(NamedTuple):
       best_step: of each seed, the step of its validation optimum; 0 where training did not help,
       last_step: and how many steps it made.
       diverged: of each seed, whether its training diverged.
-      training_error: what the seeds' estimates differ by more than their test rows explain, as a standard deviation.
+      training_error: what the seeds' estimates differ by more than their test rows explain, as a standard deviation; 0 where
+        chance explains it, at a level of 1 %.
     """
 
     train: float
@@ -83,23 +91,38 @@ def of_columns(x: Columns, y: Columns) -> dict[str, str]:
         for what, places in (("constant", columns.constant), ("duplicated", columns.duplicated)):
             if places.size:
                 which = ", ".join(map(str, places[:5])) + (", …" if places.size > 5 else "")
-                text = f"{columns.name} has {places.size} {what} columns, left out ({which}): they carry no information"
-                found[f"{what}_columns_{columns.name}"] = text if what == "constant" else f"{text} of their own"
+                number = f"{places.size} {what} column{'' if places.size == 1 else 's'}"
+                lacking = "" if what == "constant" else " that the others lack"
+                found[f"{what}_columns_{columns.name}"] = (
+                    f"{columns.name} has {number} without information{lacking}, left out ({which})"
+                )
     return found
 
 
-def of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> dict[str, str]:
-    """Warnings of transformed rows: repeated ones, and a relation without noise."""
-    found = {}
-    pairs, left, right = (_distinct(rows) for rows in (np.hstack([x, y]), x, y))
-    share = 1 - pairs / len(x)
+def of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw: Rows | None = None) -> dict[str, str]:
+    """Warnings of transformed rows: repeated ones, and a relation without noise.
+
+    Args:
+      x: (n, dx) transformed rows.
+      y: (n, dy) their partners.
+      raw: the same before the transform: of several columns a linear relation is one only there, and a smooth relation of
+        ranks is rough.
+    """
+    found, raw = {}, raw or (x, y)
+    left, right = (_distinct(rows).size for rows in (x, y))
+    counts = _distinct(np.hstack([x, y]))
+    share = 1 - counts.size / len(x)
     # Of discrete variables equal pairs are to be expected; they are fewer than their values allow.
-    if share > LARGEST_DUPLICATES and max(left, right) == pairs > len(x) / 10:
-        found["duplicated_rows"] = (
-            f"{share:.0%} of the rows repeat another: training and test rows then share pairs, and the estimate is too "
-            "high; leave repetitions out"
-        )
-    if min(left, right) > len(x) / 2 and (_linearly_determined(x, y) or _determined(x, y) or _determined(y, x)):
+    if share > LARGEST_DUPLICATES and max(left, right) == counts.size > len(x) / 10:
+        by_chance = math.prod(_coincidence(np.unique(column, return_counts=True)[1]) for column in (*x.T, *y.T))
+        if _coincidence(counts) > MORE_THAN_CHANCE * by_chance:
+            found["duplicated_rows"] = (
+                f"{share:.0%} of the rows repeat another: training and test rows then share pairs, and the estimate is too "
+                "high; leave repetitions out"
+            )
+    # In random order: of sorted rows the first ones would not be like the others.
+    order = np.random.default_rng(0).permutation(len(x))[:MOST_ROWS]
+    if min(left, right) > len(x) / 2 and _without_noise((x[order], y[order]), (raw[0][order], raw[1][order])):
         found["deterministic"] = (
             "x and y look like a relation without noise: the mutual information of such continuous variables is infinite, "
             "and any estimate is a matter of the resolution of the data"
@@ -107,39 +130,84 @@ def of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> dict[
     return found
 
 
-def _distinct(rows: np.ndarray) -> int:
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """How often each of the distinct rows is there."""
     rows = np.ascontiguousarray(rows)
-    return len(np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))))
+    return np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))), return_counts=True)[1]
+
+
+def _coincidence(counts: np.ndarray) -> float:
+    """The chance that two different rows are equal, of how often each value is there."""
+    return float(counts @ (counts - 1)) / (counts.sum() * (counts.sum() - 1))
+
+
+def _without_noise(ranked: Rows, raw: Rows) -> bool:
+    """Whether continuous rows, in random order, look like a relation without noise."""
+    if len(ranked[0]) < FEWEST_ROWS[0]:
+        return False
+    return _linearly_determined(*raw) or _linearly_determined(*ranked) or _determined(ranked, raw)
 
 
 def _linearly_determined(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether some combination of x is one of y, to 1e-6 of its variance."""
-    if not 2 * (x.shape[1] + y.shape[1]) < len(x) or x.shape[1] + y.shape[1] > 1_000:
+    """Whether some combination of x is one of y, to 1e-3 of its scale."""
+    if not 2 * (x.shape[1] + y.shape[1]) < len(x) or x.shape[1] + y.shape[1] > MOST_COLUMNS:
         return False
-    left, right = (np.linalg.qr(rows.astype(float) - rows.mean(axis=0, dtype=float))[0] for rows in (x, y))
-    return bool(np.linalg.norm(left.T @ right, ord=2) ** 2 > 1 - 1e-6)
+    left, right = (_whitened(rows) for rows in (x, y))
+    axes_x, correlations, axes_y = np.linalg.svd(left.T @ right)
+    a, b = left @ axes_x[:, 0], right @ axes_y[0]
+    # Of heavy tails a few rows alone can make the correlation, and the others then stand apart.
+    return bool(correlations[0] ** 2 > 1 - LINEAR**2 and _spread(a - b) < LINEAR * _spread(a))
 
 
-def _determined(given: np.ndarray, rows: np.ndarray, most: int = 10_000) -> bool:
-    """Whether neighbours of `given` have neighbouring `rows`, the nearer the more there are: a function without noise.
+def _spread(values: np.ndarray) -> float:
+    return float(np.median(np.abs(values - np.median(values))))
 
-    With noise the distance of neighbours' rows does not fall with the number of rows; without, as n^(-1/d).
+
+def _whitened(rows: np.ndarray) -> np.ndarray:
+    """Centred orthonormal columns that span those of the rows."""
+    rows = rows / np.maximum(np.abs(rows).max(axis=0), np.finfo(float).tiny)
+    rows = rows - rows.mean(axis=0, dtype=float)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=0), np.finfo(float).tiny)
+    squares, axes = np.linalg.eigh(rows.T @ rows)
+    kept = squares > 1e-9 * squares[-1]
+    return rows @ (axes[:, kept] / np.sqrt(squares[kept]))
+
+
+def _determined(ranked: Rows, raw: Rows) -> bool:
+    """Whether a column of one is a function of the other, to which more rows come ever nearer: one without noise.
+
+    What a column differs by from a plane through the neighbours falls with the number of rows, but for noise.
     """
+    count = len(raw[0])
+    ranked, raw = ((_scaled(rows[0]), _scaled(rows[1])) for rows in (ranked, raw))
+    for given, of in ((0, 1), (1, 0)):
+        dim = raw[given].shape[1]
+        if dim > 2 or count < FEWEST_ROWS[dim]:
+            continue
+        whole, quarter = (_roughness(raw[given][:part], raw[of][:part]) for part in (count, count // 4))
+        # Of a smooth function it goes as the distance squared, and so falls to 4^(-2/d).
+        smooth = (whole < DETERMINISTIC) & (whole < 2 * 4.0 ** (-2 / dim) * quarter)
+        # Raw values that are mostly tiny lie close together without being determined; their ranks do not.
+        if smooth.any() and np.any(smooth & (_roughness(ranked[given], ranked[of]) < 5 * DETERMINISTIC)):
+            return True
+    return False
+
+
+def _scaled(rows: np.ndarray) -> np.ndarray:
+    """Columns in units of the median distance of two rows, without tails whose squares could overflow."""
+    rows = rows / np.maximum(np.abs(rows).max(axis=0), np.finfo(float).tiny)
+    unit = np.median(np.abs(rows - np.roll(rows, 1, axis=0)), axis=0)
+    return np.clip(rows / np.where(unit > 1e-300, unit, 1.0), -1e9, 1e9)
+
+
+def _roughness(given: Float[np.ndarray, "n d"], rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " k"]:
+    """The median distance of each column from a plane through its neighbours."""
     from scipy import spatial
 
-    dim = given.shape[1]
-    if dim > 3 or len(given) < 200:
-        return False
-    given, rows = given[:most], rows[:most]
-
-    def distance(count: int) -> float:
-        _, near = spatial.cKDTree(given[:count]).query(given[:count], k=2)
-        apart = np.linalg.norm(rows[:count] - rows[near[:, 1]], axis=1)
-        return float(np.median(apart))
-
-    scale = float(np.median(np.linalg.norm(rows - np.roll(rows, 1, axis=0), axis=1)))
-    whole, quarter = distance(len(given)), distance(len(given) // 4)
-    return whole < DETERMINISTIC * scale and whole < 0.5 ** (1 / dim) * quarter
+    near = spatial.cKDTree(given).query(given, k=2 * given.shape[1] + 2)[1][:, 1:]
+    apart, values = given[near] - given[:, None], rows[near] - rows[:, None]
+    design = np.concatenate([np.ones((*near.shape, 1)), apart], axis=2)
+    return np.median(np.abs((np.linalg.pinv(design) @ values)[:, 0]), axis=0)
 
 
 def of_estimate(recipe: Recipe, mi: float, stderr: float, per_seed: np.ndarray, told: Diagnostics) -> dict[str, str]:
@@ -151,29 +219,34 @@ def of_estimate(recipe: Recipe, mi: float, stderr: float, per_seed: np.ndarray, 
         found["diverged"] = f"the training of seeds {which} diverged, and they are left out; take a smaller learning_rate"
     if not math.isfinite(mi):
         return found | {"no_estimate": "no seed gave a finite estimate"}
-    if name in ("infonce", "cpc") and told.ceiling - mi < CEILING_DISTANCE:
+    if name in ("infonce", "cpc") and told.ceiling - mi < CEILING_DISTANCE and mi > max(0.1, 2 * stderr):
         found["ceiling"] = (
             f"InfoNCE cannot exceed log {math.exp(told.ceiling):.0f} = {told.ceiling:.2f} nats, and is too low already from "
-            f"{told.ceiling - CEILING_DISTANCE:.2f} on: take more pairs, or another estimator"
+            f"{max(0.0, told.ceiling - CEILING_DISTANCE):.2f} on: take more pairs, or another estimator"
         )
     if abs(told.log_normaliser) > LARGEST_NORMALISER:
         mean_ratio = math.exp(min(told.log_normaliser, 99.0))
+        # Of a valid ratio too, most of E_Q[r] can lie in pairs so rare that none was drawn.
+        unseen = ", or most of it lies in pairs too rare to be seen" if told.log_normaliser < 0 else ""
         found["normaliser"] = (
             f"E_Q[r] of the fitted ratio is {mean_ratio:.2g} on held-out pairs and ought to be 1: it is no density ratio, "
-            "and the estimate depends on how it is normalised"
+            f"and the estimate depends on how it is normalised{unseen}"
         )
-    if name in ("dv", "mine", "nwj", "js", "tuba") and told.effective_pairs < LEAST_EFFECTIVE_PAIRS:
-        need = told.pairs * LEAST_EFFECTIVE_PAIRS / max(told.effective_pairs, 1.0)
+    # The partition's relative variance, 0 if all pairs count alike.
+    variance = 1 / max(told.effective_pairs, 1.0) - 1 / told.pairs
+    if name in ("dv", "mine", "nwj", "js", "tuba") and variance * LEAST_EFFECTIVE_PAIRS > 1:
+        need = told.pairs * variance * LEAST_EFFECTIVE_PAIRS
         found["partition"] = (
             f"the partition function rests on {told.effective_pairs:.0f} of {told.pairs:.2g} pairs: {name} is noise at this "
-            f"mutual information and n; it would take about {need:.2g} pairs, or SMILE"
+            f"mutual information and n; it would take at least {need:.2g} pairs a seed, of {FOLDS * math.sqrt(need):.2g} "
+            "samples, or SMILE"
         )
     if told.clipped_joint > LARGEST_CLIPPED:
         found["clipped"] = (
             f"SMILE clips {told.clipped_joint:.0%} of the joint pairs at tau = {told.tau:.3g}: it is then no lower bound, "
             f"and may be too high by up to {-math.log1p(-min(told.clipped_joint, 0.999)):.2f} nats; take a larger tau"
         )
-    if told.train - mi > large:
+    if told.train - mi > max(large, 1.5 * stderr):
         found["overfitting"] = (
             f"the same read-out gives {told.train:.2f} nats on training pairs and {mi:.2f} on held-out ones: there are too "
             "few samples for these dimensions, and the estimate is probably too low"

@@ -375,7 +375,7 @@ def estimate(
     Source: Song & Ermon (2020), Eq. 17, for SMILE; Chernozhukov et al. (2018), "Double/debiased machine learning", for
     cross-fitting.
     """
-    check_rows(x, y)
+    raw = check_rows(x, y)
     columns = preprocessing.columns(x, "x", transform), preprocessing.columns(y, "y", transform)
     rows = columns[0](x), columns[1](y)
     recipe = _recipe(
@@ -413,7 +413,7 @@ def estimate(
     told = diagnostics.diagnose(fitted, usable, combined.training_error)
     warnings = {
         **diagnostics.of_columns(*columns),
-        **diagnostics.of_rows(*rows),
+        **diagnostics.of_rows(*rows, raw),
         **diagnostics.of_estimate(recipe, combined.mi, combined.stderr, combined.per_seed, told),
     }
     return Estimate(
@@ -466,9 +466,9 @@ def _critic(estimator: str, critic: str | nn.Module | None, dim_x: int, dim_y: i
 def _check_scores(critic: nn.Module, dim_x: int, dim_y: int) -> None:
     """Refuse a module that does not score every row of x against every row of y."""
     name = type(critic).__name__
-    x, y = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, dim_x), (3, dim_y)))
+    x, partners, y = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, dim_x), (2, dim_y), (3, dim_y)))
     try:
-        scores = jax.eval_shape(lambda x, y: critic.init_with_output(jax.random.key(0), x, y)[0], x, y)
+        scores = jax.eval_shape(critic.apply, jax.eval_shape(critic.init, jax.random.key(0), x, partners), x, y)
     except (TypeError, ValueError) as error:
         raise type(error)(f"critic must take n rows of x and m of y as critic(x, y), got {name}: {error}") from error
     shape = getattr(scores, "shape", None)
@@ -531,7 +531,7 @@ def _devices(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device] | Non
     if devices is None:
         return None
     if not isinstance(devices, Iterable) or not all(isinstance(device, jax.Device) for device in devices):
-        raise TypeError(f"devices must be JAX devices, as of JAX devices, got {devices!r}")
+        raise TypeError(f"devices must be a sequence of JAX devices, got {devices!r}")
     return tuple(devices)
 
 
@@ -613,10 +613,13 @@ def _combined(fitted: Fitted, parts: Sequence[cross_fitting.Split], num_rows: in
     values = per_seed[usable]
     # Not over the number of seeds: they train on mostly the same rows, and so err together.
     between = max(0.0, float(np.var(values, ddof=1) - within.mean())) if usable.size > 1 else 0.0
+    freedom = max(1, usable.size - 1)
+    by_chance = stats.chi2.isf(0.01, freedom) / freedom * within.mean()
+    training_error = math.sqrt(between) if between + within.mean() > by_chance else 0.0
     mi, stderr = _mean(per_seed), math.sqrt(float(by_row @ by_row) + between)
     down, up = _allowance(held, usable)
     reach = float(stats.norm.ppf(0.5 + confidence / 2)) * stderr
-    return _Combined(mi, stderr, (mi - reach - down, mi + reach + up), (down, up), per_seed, math.sqrt(between))
+    return _Combined(mi, stderr, (mi - reach - down, mi + reach + up), (down, up), per_seed, training_error)
 
 
 def _allowance(held: HeldOut, usable: np.ndarray) -> tuple[float, float]:

@@ -76,7 +76,7 @@ def test_five_seeds_test_every_row_once(num_rows, left):
         assert np.sum(tested == 0) == left
     # The second five have another permutation; seeds of one five other validation rows.
     assert not np.array_equal(found[0].test, found[5].test)
-    assert len(np.intersect1d(found[0].valid, found[1].valid)) < 0.5 * len(found[0].valid)
+    assert len(np.intersect1d(found[1].valid, found[2].valid)) < 0.5 * len(found[1].valid)
 
 
 def test_splits_are_a_function_of_the_generator():
@@ -86,7 +86,7 @@ def test_splits_are_a_function_of_the_generator():
     assert not np.array_equal(other[0].test, ours.test)
 
 
-@pytest.mark.parametrize(("rows", "size"), [(24, 8), (29, 8), (8, 8), (15, 8), (12, 2)])
+@pytest.mark.parametrize(("rows", "size"), [(29, 8), (17, 8), (15, 8)])
 @pytest.mark.parametrize("name", ["smile", "nwj", "infonce"])
 def test_the_loss_of_a_batch_is_the_mean_of_its_groups(name, rows, size):
     """In float64; rows beyond the last full group do not count."""
@@ -225,15 +225,20 @@ def test_other_estimators_read_out_their_own_bound(rows, fitted, name):
         assert np.isnan(leaf)
 
 
-def test_more_test_rows_than_the_budget_are_read_out_in_groups(rows, fitted):
+def test_more_test_rows_than_the_budget_are_read_out_in_groups(rows, fitted, monkeypatch):
+    """And clipped where the validation rows say, whose critic is too weak here for the least tau."""
+    monkeypatch.setattr(cross_fitting, "LEAST_TAU", 0.1)
     part = PARTS[0]
-    tests = cross_fitting._test_rows(*rows, part, 1.0)
+    tests = cross_fitting._test_rows(*rows, part, None)
     recipe = RECIPE._replace(pairs=120 * 30)
     held = jax.jit(lambda params: cross_fitting._held_out(recipe, (params, tests)))(params_of(fitted, 0))
+    tau = np.quantile(np.diagonal(score_matrix(fitted, 0, rows, part.valid)), 0.95)
     matrices = [score_matrix(fitted, 0, rows, group) for group in part.test.reshape(4, 30)]
-    negatives = np.clip(np.concatenate([reference.product(s) for s in matrices]), -1, 1)
-    expected = np.mean([reference.joint(s) for s in matrices]) - np.log(np.exp(negatives).mean())
-    np.testing.assert_allclose(held.value, expected, rtol=1e-4)
+    log_z = np.log(np.exp(np.clip(np.concatenate([reference.product(s) for s in matrices]), -tau, tau)).mean())
+    np.testing.assert_allclose(held.tau, tau, rtol=1e-4)
+    np.testing.assert_allclose(held.value, np.mean([reference.joint(s) for s in matrices]) - log_z, rtol=1e-4)
+    np.testing.assert_allclose(held.log_normaliser, log_z, rtol=1e-4, atol=1e-5)
+    assert held.clipped_pairs > 0.01
     assert (float(held.group), float(held.pairs)) == (30, 120 * 29)
 
 

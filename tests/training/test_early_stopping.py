@@ -226,14 +226,11 @@ def test_a_seed_has_the_same_bits_alone_and_among_others_in_any_chunks():
     recipe, _ = real()
     together = training.fit(recipe, KEYS, steps=12, chunk=5, mapped="map")
     assert len(set(together.states.round.tolist())) > 1
-    apart = {(3,): (2, jax.devices()[:1]), (1, 4): (12, None)}
-    for chosen, (chunk, devices) in apart.items():
-        places = np.array(chosen)
-        alone = training.fit(recipe, KEYS[places], steps=12, chunk=chunk, mapped="map", devices=devices)
-        for ours, theirs in zip(*(leaves(result.states) for result in (together, alone)), strict=True):
-            np.testing.assert_array_equal(np.asarray(ours)[places], theirs)
-        for name, history in alone.history.items():
-            np.testing.assert_array_equal(together.history[name][places], history)
+    alone = training.fit(recipe, KEYS[3:4], steps=12, chunk=2, mapped="map", devices=jax.devices()[:1])
+    for ours, theirs in zip(*(leaves(result.states) for result in (together, alone)), strict=True):
+        np.testing.assert_array_equal(ours[3:4], theirs)
+    for name, history in alone.history.items():
+        np.testing.assert_array_equal(together.history[name][3:4], history)
 
 
 def leaves(state):
