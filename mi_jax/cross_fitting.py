@@ -124,6 +124,7 @@ class Fitted(NamedTuple):
       best_round: the round of the validation optimum, 0 for the start,
       last_round: and how many were made.
       diverged: whether the training diverged, after that optimum.
+      start_loss: the validation loss before training.
     """
 
     held_out: HeldOut
@@ -132,6 +133,7 @@ class Fitted(NamedTuple):
     best_round: np.ndarray
     last_round: np.ndarray
     diverged: np.ndarray
+    start_loss: np.ndarray
 
 
 class Seconds(NamedTuple):
@@ -198,7 +200,8 @@ def fit(
     held_out = plan.join(programs.held_out(plan.place((params, tests))))
     seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
     states = trained.states
-    whole = Fitted(held_out, params, trained.history, best_round, states.round, states.diverged)
+    start_loss = states.start.losses.mean(axis=-1)
+    whole = Fitted(held_out, params, trained.history, best_round, states.round, states.diverged, start_loss)
     each = [slice(first, first + len(parts)) for first in range(0, len(places), len(parts))]
     return [jax.tree.map(lambda leaf, part=part: leaf[part], whole) for part in each], seconds
 

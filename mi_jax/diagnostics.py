@@ -16,6 +16,7 @@ CEILING_DISTANCE = 3.0  # nats: at I = log m - 3, InfoNCE at the exact ratio is 
 LEAST_EFFECTIVE_PAIRS = 400  # of so many, the partition has a relative standard error of 0.05
 LARGEST_NORMALISER = 0.3
 LARGEST_CLIPPED = 0.1
+LARGEST_RISE = 0.5  # nats: more than overfitting makes of the first 50 steps
 LARGEST_DUPLICATES = 0.01
 MORE_THAN_CHANCE = 10.0  # times as many equal rows as columns that coincide independently of one another would give
 LINEAR = 1e-3
@@ -42,6 +43,7 @@ class Diagnostics(NamedTuple):
       diverged: of each seed, whether its training diverged.
       training_error: what the seeds' estimates differ by more than their test rows explain, as a standard deviation; 0 where
         chance explains it, at a level of 1 %.
+      rise: what the lowest validation loss after the start lies above that of the start; negative if training helped.
     """
 
     train: float
@@ -57,6 +59,7 @@ class Diagnostics(NamedTuple):
     last_step: tuple[int, ...]
     diverged: tuple[bool, ...]
     training_error: float
+    rise: float = math.nan
 
 
 def diagnose(fitted: Fitted, usable: np.ndarray, training_error: float) -> Diagnostics:
@@ -81,6 +84,7 @@ def diagnose(fitted: Fitted, usable: np.ndarray, training_error: float) -> Diagn
         last_step=tuple(int(value) * EVERY for value in fitted.last_round),
         diverged=tuple(bool(value) for value in fitted.diverged),
         training_error=training_error,
+        rise=mean(np.fmin.reduce(fitted.history["validation_loss"], axis=1)) - mean(fitted.start_loss),
     )
 
 
@@ -156,7 +160,12 @@ def _linearly_determined(x: np.ndarray, y: np.ndarray) -> bool:
     axes_x, correlations, axes_y = np.linalg.svd(left.T @ right)
     a, b = left @ axes_x[:, 0], right @ axes_y[0]
     # Of heavy tails a few rows alone can make the correlation, and the others then stand apart.
-    return bool(correlations[0] ** 2 > 1 - LINEAR**2 and _spread(a - b) < LINEAR * _spread(a))
+    return bool(correlations[0] ** 2 > 1 - LINEAR**2 and _spread(a - b) < LINEAR * _spread(a) and _continuous(a))
+
+
+def _continuous(values: np.ndarray) -> bool:
+    """Whether most values are there once: labels may determine one another, and their information is finite."""
+    return len(np.unique(np.round(values / max(_spread(values), np.finfo(float).tiny), 6))) > len(values) / 2
 
 
 def _spread(values: np.ndarray) -> float:
@@ -188,8 +197,10 @@ def _determined(ranked: Rows, raw: Rows) -> bool:
         # Of a smooth function it goes as the distance squared, and so falls to 4^(-2/d).
         smooth = (whole < DETERMINISTIC) & (whole < 2 * 4.0 ** (-2 / dim) * quarter)
         # Raw values that are mostly tiny lie close together without being determined; their ranks do not.
-        if smooth.any() and np.any(smooth & (_roughness(ranked[given], ranked[of]) < 5 * DETERMINISTIC)):
-            return True
+        if smooth.any():
+            smooth &= _roughness(ranked[given], ranked[of]) < 5 * DETERMINISTIC
+            if any(_continuous(column) for column in raw[of].T[smooth]):
+                return True
     return False
 
 
@@ -260,6 +271,11 @@ def of_estimate(recipe: Recipe, mi: float, stderr: float, per_seed: np.ndarray, 
             f"the validation loss of seeds {', '.join(map(str, late))} was still falling after {max(told.last_step)} steps, "
             "and the estimate is probably too low; take more steps"
         )
-    if mi < -max(0.005, 2 * stderr):
+    if told.rise > LARGEST_RISE:
+        found["untrained"] = (
+            "training made the validation loss worse from its first steps on, and the estimate is that of an untrained "
+            "critic; take a smaller learning_rate"
+        )
+    if mi < -max(0.005, min(2 * stderr, LARGEST_RISE)):
         found["negative"] = "the estimate is below 0, as no mutual information is: read it as 0, or as a failed fit"
     return found

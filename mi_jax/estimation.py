@@ -530,9 +530,10 @@ def one_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
 def _devices(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device] | None:
     if devices is None:
         return None
-    if not isinstance(devices, Iterable) or not all(isinstance(device, jax.Device) for device in devices):
+    found = tuple(devices) if isinstance(devices, Iterable) else (devices,)
+    if not isinstance(devices, Iterable) or not all(isinstance(device, jax.Device) for device in found):
         raise TypeError(f"devices must be a sequence of JAX devices, got {devices!r}")
-    return tuple(devices)
+    return found
 
 
 def generator(key: PRNGKeyArray) -> np.random.Generator:

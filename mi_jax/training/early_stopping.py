@@ -145,7 +145,7 @@ def chosen(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
       >>> float(params), int(round)
       (1.0, 0)
     """
-    gain = state.start.losses - state.best.losses
+    gain = jnp.subtract(state.start.losses, state.best.losses)
     batches = gain.shape[-1]
     error = jnp.std(gain, axis=-1, ddof=1) / batches**0.5 if batches > 1 else 0.0
     # Of infinite losses the gain is NaN: a start that has them is always left.

@@ -8,7 +8,10 @@ from mi_jax import estimators, models, networks, tasks, training
 from mi_jax.training import seeds
 from mi_jax.training.early_stopping import AVERAGE_DECAY, Validated
 
-KEYS = jax.random.split(jax.random.key(0), 5)
+
+def keys(number=5):
+    """Made anew for each test: the key-reuse checker takes a key of the module for used after the first."""
+    return jax.random.split(jax.random.key(0), number)
 
 
 def walk(path):
@@ -39,7 +42,7 @@ def averages(path, every):
 def validated(path, losses, rounds, every=10, patience=100):
     """The state, and the history, of a walk under early stopping."""
     recipe = training.early_stopping(walk(path), lambda state: losses(state.params["w"]), every=every, patience=patience)
-    return jax.jit(lambda key: training.scan_steps(recipe, recipe.init(key), rounds))(KEYS[0])
+    return jax.jit(lambda key: training.scan_steps(recipe, recipe.init(key), rounds))(jax.random.key(0))
 
 
 def squares(*targets):
@@ -147,7 +150,7 @@ def test_a_run_that_diverges_keeps_the_parameters_from_before():
     @jax.jit
     def run(poison):
         recipe, losses = real(patience=50, poison=poison)
-        state, history = training.scan_steps(recipe, recipe.init(KEYS[0]), 6)
+        state, history = training.scan_steps(recipe, recipe.init(jax.random.key(0)), 6)
         return state, history, losses(state.train._replace(params=state.best.params))
 
     clean, expected, _ = run(-1)
@@ -224,9 +227,9 @@ def test_infinite_losses_at_the_start_are_always_left():
 def test_a_seed_has_the_same_bits_alone_and_among_others_in_any_chunks():
     """Seeds that stop in different rounds, under `lax.map` on two devices."""
     recipe, _ = real()
-    together = training.fit(recipe, KEYS, steps=12, chunk=5, mapped="map")
+    together = training.fit(recipe, keys(), steps=12, chunk=5, mapped="map")
     assert len(set(together.states.round.tolist())) > 1
-    alone = training.fit(recipe, KEYS[3:4], steps=12, chunk=2, mapped="map", devices=jax.devices()[:1])
+    alone = training.fit(recipe, keys()[3:4], steps=12, chunk=2, mapped="map", devices=jax.devices()[:1])
     for ours, theirs in zip(*(leaves(result.states) for result in (together, alone)), strict=True):
         np.testing.assert_array_equal(ours[3:4], theirs)
     for name, history in alone.history.items():
@@ -254,9 +257,11 @@ def test_seeds_stop_each_for_itself(mapped):
     recipe = training.early_stopping(
         training.Trainer(init, step), lambda state: squares(0.2, 0.3)(state.params["w"]), every=10, patience=2
     )
-    example = training.Run(jax.ShapeDtypeStruct((), KEYS.dtype), {"speed": jax.ShapeDtypeStruct((), jnp.float32)})
+    example = training.Run(
+        jax.ShapeDtypeStruct((), jax.random.key(0).dtype), {"speed": jax.ShapeDtypeStruct((), jnp.float32)}
+    )
     program = seeds.compile_training(recipe, seeds.layout(4, mapped=mapped), steps=12, example=example)
-    found = seeds.run(program, training.Run(KEYS[:4], {"speed": np.float32(speeds)}))
+    found = seeds.run(program, training.Run(keys(4), {"speed": np.float32(speeds)}))
     losses = np.array([(averages(linear(120, speed), every=10) - 0.25) ** 2 for speed in speeds])
     best = np.argmin(losses, axis=1)
     assert len(set(best.tolist())) > 2
