@@ -25,6 +25,7 @@ EVERY = 50  # steps between validations
 CHUNK = 5  # validations between reports
 VALIDATION_GROUP = 128  # of so many pairs; smaller if there would be less than
 VALIDATION_GROUPS = 8
+MOST_VALIDATION_GROUPS = 32  # more rows than these hold would make validation dearer than the training between
 LEAST_TAU = 5.0
 TAU_QUANTILE = 0.95
 
@@ -265,7 +266,10 @@ def _trainer(recipe: Recipe) -> training.Trainer:
         rows = dict(state.settings)
         # Of more pairs than a training group has: a ratio that explodes on rare pairs must be seen to.
         size = min(VALIDATION_GROUP, max(2, len(rows["x_valid"]) // VALIDATION_GROUPS))
-        return _group_losses(model, size, state.params, state.model_state, rows["x_valid"], rows["y_valid"])[0]
+        x, y = (rows[name][: MOST_VALIDATION_GROUPS * size] for name in ("x_valid", "y_valid"))
+        # Not all groups at once, so that memory does not grow with their number.
+        at_once = functools.partial(jax.lax.map, batch_size=max(1, evaluation.BLOCK_PAIRS // size**2))
+        return _group_losses(model, size, state.params, state.model_state, x, y, at_once)[0]
 
     return training.early_stopping(training.swept(on), losses, every=EVERY, patience=recipe.patience)
 
@@ -281,11 +285,17 @@ def _grouped(model: Model, size: int) -> Model:
     return model._replace(loss=loss)
 
 
-def _group_losses(model: Model, size: int, params: Any, state: Any, x: Array, y: Array) -> Any:
+def _all_at_once(function: Callable[[Any], Any], groups: Any) -> Any:
+    return jax.vmap(function)(groups)
+
+
+def _group_losses(
+    model: Model, size: int, params: Any, state: Any, x: Array, y: Array, mapped: Callable[..., Any] = _all_at_once
+) -> Any:
     """The loss of each full group of `size` rows, and what goes with it."""
     groups = len(x) // size
     x, y = (rows[: groups * size].reshape(groups, size, *rows.shape[1:]) for rows in (x, y))
-    return jax.vmap(lambda x, y: model.loss(params, state, x, y))(x, y)
+    return mapped(lambda group: model.loss(params, state, *group), (x, y))
 
 
 def _held_out(recipe: Recipe, run: tuple[Any, Any]) -> HeldOut:

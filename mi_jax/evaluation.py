@@ -98,8 +98,14 @@ class PairSums(NamedTuple):
 
 
 def group_size(num_rows: int, pairs: int) -> int:
-    """The largest size of groups that leaves no more than `pairs` pairs in all; at least 2, and all rows if they fit."""
-    return min(num_rows, max(2, pairs // num_rows))
+    """The size of groups with no more than `pairs` pairs in all that leaves out the fewest rows; at least 2.
+
+    It is the largest there may be, all rows if they fit, or that of one group more: of 2,500 rows and groups of at most
+    1,677, two of 1,250 hold all.
+    """
+    largest = min(num_rows, max(2, pairs // num_rows))
+    smaller = max(2, num_rows // -(-num_rows // largest))
+    return max(largest, smaller, key=lambda size: num_rows // size * size)
 
 
 def pair_sums(
@@ -113,7 +119,7 @@ def pair_sums(
     """Score rows against one another, block by block, in groups so small that the pairs are no more than a budget.
 
     With n² ≤ `pairs` all pairs are scored; with more rows, each row's negatives are the others of its group of
-    m = `pairs` / n. Rows beyond the last full group are left out.
+    about m = `pairs` / n. Rows beyond the last full group are left out.
 
     Args:
       scores: `(x, y) -> (n, m)` scores, of any numbers of rows.

@@ -103,6 +103,7 @@ def dense(scores, tau):
         (24, 3 * 8, 8 * 24, 8),  # three groups, each in blocks of 3, 3 and 2 rows
         (29, 2**16, 7 * 29, 7),  # four groups, one row left over
         (9, 2**16, 1, 2),  # the smallest groups
+        (10, 2**16, 7 * 10, 5),  # two groups, rather than one of 7 with three rows left over
     ],
 )
 def test_pair_sums_are_those_of_the_whole_matrix(monkeypatch, n, block_pairs, pairs, group):

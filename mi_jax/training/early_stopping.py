@@ -119,7 +119,26 @@ def early_stopping(
         read_outs = jax.eval_shape(advance, state)[1]
         return state, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), read_outs)
 
-    return Trainer(init, lambda state: jax.lax.cond(state.stopped, rest, advance, state))
+    def step(state: EarlyStopState) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
+        # A run's settings may be a whole data set, and what goes through a conditional is copied: they go around it.
+        settings = state.train.settings
+
+        def around(branch: Callable[[EarlyStopState], Any]) -> Callable[[EarlyStopState], Any]:
+            def of(state: EarlyStopState) -> Any:
+                state, read_outs = branch(_with_settings(state, settings))
+                return _with_settings(state, ()), read_outs
+
+            return of
+
+        inner = _with_settings(state, ())
+        inner, read_outs = jax.lax.cond(state.stopped, around(rest), around(advance), inner)
+        return _with_settings(inner, settings), read_outs
+
+    return Trainer(init, step)
+
+
+def _with_settings(state: EarlyStopState, settings: Any) -> EarlyStopState:
+    return state._replace(train=state.train._replace(settings=settings))
 
 
 def chosen(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
