@@ -233,7 +233,7 @@ def load(path: str | Path, critic: nn.Module | None = None) -> Estimate:
       True
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
         about = json.loads(str(arrays.pop("about")))
         if about.pop("format") != FORMAT:
@@ -375,6 +375,16 @@ def estimate(
     Source: Song & Ermon (2020), Eq. 17, for SMILE; Chernozhukov et al. (2018), "Double/debiased machine learning", for
     cross-fitting.
     """
+    if tau is not None:
+        _checks.non_negative(tau, "tau")
+        if estimator != "smile":
+            raise ValueError(f"tau is SMILE's, got {tau} with {estimator}")
+    _checks.positive_int(seeds, "seeds")
+    if not 0 < _checks.scalar(confidence, "confidence") < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    if on_chunk is not None and not callable(on_chunk):
+        raise TypeError(f"on_chunk must be a function of a Report, got {type(on_chunk).__name__}")
+    key, devices = one_key(key), _devices(devices)
     raw = check_rows(x, y)
     columns = preprocessing.columns(x, "x", transform), preprocessing.columns(y, "y", transform)
     rows = columns[0](x), columns[1](y)
@@ -389,17 +399,6 @@ def estimate(
         patience=patience,
         pairs=pairs,
     )
-    if tau is not None:
-        _checks.non_negative(tau, "tau")
-        if estimator != "smile":
-            raise ValueError(f"tau is SMILE's, got {tau} with {estimator}")
-    _checks.positive_int(seeds, "seeds")
-    if not 0 < _checks.scalar(confidence, "confidence") < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    devices = _devices(devices)
-    if on_chunk is not None and not callable(on_chunk):
-        raise TypeError(f"on_chunk must be a function of a Report, got {type(on_chunk).__name__}")
-    key = one_key(key)
     split_key, seed_key, permutation_key = jax.random.split(key, 3)
     parts = cross_fitting.splits(len(rows[0]), seeds, generator(split_key))
     rng = generator(permutation_key)

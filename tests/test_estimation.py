@@ -15,24 +15,7 @@ import pytest
 import mi_jax
 from mi_jax import estimation, networks, tasks
 from mi_jax.tasks import Task
-
-N = 1_000
-CRITIC = networks.GaussianCritic(hidden=(16, 16))
-LIGHT = {"critic": networks.BilinearCritic(), "steps": 50, "batch": 64}  # compiles in a second, and learns little
-
-
-def quick(x, y, **options):
-    return mi_jax.estimate(
-        x, y, **{"critic": CRITIC, "steps": 400, "batch": 64, "learning_rate": 1e-2, "patience": 150} | options
-    )
-
-
-def light(x, y, **options):
-    return mi_jax.estimate(x, y, **LIGHT | options)
-
-
-def draw(task, seed=0, n=N):
-    return tuple(map(np.asarray, task.sample(jax.random.key(seed), n)))
+from tests.quick import CRITIC, N, draw, light, quick
 
 
 def padded(task):

@@ -108,7 +108,7 @@ class GaussianCritic(nn.Module):
     with weight decay must leave it out. Meant for normal scores, or for other coordinates of unit scale without heavy tails.
 
     Attributes:
-      hidden: sizes of the hidden layers, ReLU.
+      hidden: sizes of the hidden layers, ReLU; () for G alone, which has nothing to train.
 
     Example:
       >>> import jax
@@ -129,6 +129,8 @@ class GaussianCritic(nn.Module):
         a, b = _matmul(x - fit.mean_x, fit.whiten_x), _matmul(y - fit.mean_y, fit.whiten_y)
         length_x, length_y = jnp.sum(a**2, axis=1), jnp.sum(b**2, axis=1)
         start, length = _gaussian(fit.correlations, a, b, length_x, length_y)
+        if not self.hidden:
+            return start
         first, *rest = (*self.hidden, 1)
         pairs = PairDense(first)(_features(x, length_x), _features(y, length_y))
         pairs += nn.Dense(first, use_bias=False)(_log_length(length, x.shape[1] + y.shape[1])[..., None])
