@@ -197,7 +197,7 @@ class Estimate:
             (line,) = left.plot(steps, values, lw=1, label=f"seed {seed}")
             if best:
                 left.plot(best, values[best // EVERY - 1], "o", ms=4, color=line.get_color())
-        left.set(xlabel="step", ylabel="validation loss", title="Training (dots: where it is read out)")
+        left.set(xlabel="step", ylabel="validation loss", title="Training (dot: read out there; none: at the start)")
         right.axhspan(*self.interval, color="C0", alpha=0.15, lw=0, label=f"{self.confidence:.0%} interval")
         right.axhline(self.mi, color="C0", lw=1, label="estimate")
         right.plot(np.arange(len(self.per_seed)), self.per_seed, "o", color="C0", label="seeds")
