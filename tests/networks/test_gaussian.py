@@ -152,6 +152,13 @@ def test_rows_that_are_no_more_than_the_columns_tell_nothing(n, dx, dy):
     np.testing.assert_array_equal(gaussian_scores(found, *fresh), 0.0)
 
 
+def test_without_hidden_layers_it_is_the_closed_form():
+    x, y = tasks.gaussian(2, 1.0).sample(jax.random.key(0), 500)
+    alone, start = (GaussianCritic(hidden=hidden) for hidden in ((), (8,)))
+    found = [critic.apply(jax.jit(critic.init)(jax.random.key(1), x, y), x, y) for critic in (alone, start)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-6)
+
+
 def test_a_fit_by_hand_gives_the_log_ratio_of_the_task():
     task = tasks.gaussian(3, 2.0)
     x, y = task.sample(jax.random.key(0), 50)
