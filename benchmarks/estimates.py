@@ -4,7 +4,8 @@
 
 Each estimate is made in a process of its own, so that its seconds hold the import and the compilation, and is written as a
 row when it ends; rows that are there are not made again. `--options critic=joint` adds rows with other options for the
-table of defaults, `--ksg` those of KSG (`pip install 'mi-jax[ksg]'`), `--independence` the study of the permutation test.
+table of defaults, `--ksg` those of KSG (`pip install 'mi-jax[ksg]'`), `--large` those of many rows with their
+memory, `--independence` the study of the permutation test.
 """
 
 import argparse
@@ -42,16 +43,18 @@ class Case:
       make: the task.
       floor: sqrt of the variance of log r over the joint, where it has a closed form: no interval from N pairs is narrower
         than ±1.96 floor / sqrt(N).
+      num_rows: how many are drawn.
     """
 
     name: str
     make: Callable[[], Task]
     floor: float | None = None
+    num_rows: int = NUM_ROWS
 
-    def sample(self, seed: int, num_rows: int = NUM_ROWS) -> tuple[np.ndarray, np.ndarray, float]:
+    def sample(self, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Rows of x and of y, and the true MI."""
         task = self.make()
-        x, y = task.sample(jax.random.fold_in(jax.random.key(seed), sum(self.name.encode())), num_rows)
+        x, y = task.sample(jax.random.fold_in(jax.random.key(seed), sum(self.name.encode())), self.num_rows)
         return np.asarray(x), np.asarray(y), float(task.mi)
 
 
@@ -98,6 +101,9 @@ HARD = {
     ]
 }
 
+LARGE = Case("gaussian, d = 20, MI 2, 200,000 rows", lambda: tasks.gaussian(20, 2.0), num_rows=200_000)
+LARGE_CRITICS = ("gaussian", "separable", "joint")
+
 
 def run_estimate(case: Case, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
     """One estimate, in this process."""
@@ -105,7 +111,7 @@ def run_estimate(case: Case, seed: int, options: Mapping[str, Any]) -> dict[str,
 
     started = time.perf_counter()
     x, y, truth = case.sample(seed)
-    sampled = time.perf_counter()
+    sampled, before = time.perf_counter(), machine.peak_memory()
     found = mi_jax.estimate(x, y, key=jax.random.key(seed), **options)
     return {
         "case": case.name,
@@ -120,6 +126,7 @@ def run_estimate(case: Case, seed: int, options: Mapping[str, Any]) -> dict[str,
         "best_step": list(found.diagnostics.best_step),
         "sample_seconds": sampled - started,
         "seconds": found.seconds._asdict(),
+        "memory_mib": {"before": before, "peak": machine.peak_memory()},
         "environment": rows.environment(),
     }
 
@@ -157,14 +164,15 @@ def in_own_process(kind: str, name: str, seed: int, options: Mapping[str, Any]) 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     total = time.perf_counter() - started
     if done.returncode:
-        raise ValueError(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
+        (*_, last) = done.stderr.strip().splitlines() or ["killed"]
+        raise ValueError(f"{name} failed: {last.removeprefix('benchmarks.estimates: error: ')}")
     row = json.loads(done.stdout.splitlines()[-1])
     return {"total_seconds": total - row.get("sample_seconds", 0.0), **row}
 
 
 def _one(text: str) -> None:
     kind, name, seed, options = json.loads(text)
-    case = {**CASES, **HARD}[name]
+    case = {**CASES, **HARD, LARGE.name: LARGE}[name]
     print(json.dumps(run_ksg(case, seed) if kind == "ksg" else run_estimate(case, seed, options), allow_nan=False))
 
 
@@ -207,6 +215,7 @@ def report(folder: Path, command: str) -> str:
         "## Where the defaults end",
         _main_table([row for row in default if row["case"] in HARD], ksg),
         *_options_table([row for row in found if row["kind"] == "estimate"]),
+        *_large_table([row for row in found if row["kind"] == "large"]),
         *_independence(folder),
     ]
     return "\n\n".join(parts) + "\n"
@@ -289,6 +298,31 @@ def _errors(cases: Sequence[str], chosen: Sequence[Mapping[str, Any]]) -> list[s
     ]
 
 
+def _large_table(chosen: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not chosen:
+        return
+    yield "## Many rows"
+    yield (
+        f"`python -m benchmarks.estimates --large --out DIR`: {LARGE.num_rows:,} rows of 20 + 20 columns, true MI 2. "
+        "Memory: the peak of the process, over what it had with the data drawn and JAX running."
+    )
+    table = []
+    for row in sorted(chosen, key=lambda row: row["total_seconds"]):
+        spent, memory = row["seconds"], row["memory_mib"]
+        table.append(
+            {
+                "critic": row["options"]["critic"],
+                "estimate": f"{row['mi']:.3f}",
+                "interval": f"{row['interval'][0]:.3f} to {row['interval'][1]:.3f}",
+                "warnings": ", ".join(row["warnings"]) or "-",
+                "seconds": f"{row['total_seconds']:.0f}",
+                "compile, train, read-out": ", ".join(f"{seconds:.0f}" for seconds in spent.values()),
+                "memory, MiB": f"{memory['peak'] - memory['before']:,.0f}",
+            }
+        )
+    yield tabulate(table, headers="keys", tablefmt="github", disable_numparse=True)
+
+
 # The study of the permutation test.
 SMALL_ROWS, SMALL_DIM, SMALL_SETS, SMALL_MI = 200, 2, 200, 0.15
 SMALL_GROUP = 20  # data sets in a file
@@ -356,6 +390,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argpars
     parser.add_argument("--seeds", type=cli.positive_int, default=1, help="data sets of each case")
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE", help="options of estimate")
     parser.add_argument("--ksg", action="store_true", help="KSG on the same rows")
+    parser.add_argument("--large", action="store_true", help="many rows: seconds and memory")
     parser.add_argument("--independence", action="store_true", help="the study of the permutation test")
     parser.add_argument("--page-only", action="store_true", help="write the page from the rows that are there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -363,7 +398,9 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argpars
 
 
 def _option(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--options must be NAME=VALUE, got {text!r}")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
@@ -379,10 +416,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             _one(options.one)
             return
         names = [name for name in [*CASES, *HARD] if re.search(options.match, name)]
+        if not names:
+            raise ValueError(f"--match must match a case, such as {next(iter(CASES))!r}, got {options.match!r}")
         extra = dict(map(_option, options.options))
         if not options.page_only:
             if options.independence:
                 _make_independence(options.out)
+            elif options.large:
+                for critic in LARGE_CRITICS:
+                    _make_missing(options.out, "large", [LARGE.name], {"critic": critic, **extra}, options.seeds)
             elif options.ksg:
                 _make_missing(options.out, "ksg", names, {}, options.seeds)
             else:

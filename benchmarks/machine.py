@@ -2,6 +2,8 @@
 
 import os
 import platform
+import resource
+import sys
 import time
 
 import jax
@@ -30,6 +32,12 @@ def product_speed(repeats: int = 20) -> float:
     start = time.perf_counter()
     jax.block_until_ready(product(rows))
     return 2.0 * float(np.prod(rows.shape)) * 256 * repeats / (time.perf_counter() - start)
+
+
+def peak_memory() -> float:
+    """The largest resident memory that this process has had, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1_024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,6 @@ Each figure is of a process of its own, on virtual CPU devices (`JAX_NUM_CPU_DEV
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -55,8 +54,7 @@ def _measure_here(pairs: theory.Pairs, n: int, replicates: int) -> Measured:
         variance.run_missing({cell: replicates}, Path(scratch))
         (parts,) = variance.read_all(Path(scratch)).values()
         drawn, seconds = sum(part.chunks for part in parts) * cell.chunk, sum(part.run_seconds for part in parts)
-    unit = 1 if sys.platform == "darwin" else 1_024
-    return Measured(drawn / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+    return Measured(drawn / seconds, machine.peak_memory())
 
 
 def write(rounds: int, out: Path) -> Path:

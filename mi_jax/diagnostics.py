@@ -17,6 +17,7 @@ LEAST_EFFECTIVE_PAIRS = 400  # of so many, the partition has a relative standard
 LARGEST_NORMALISER = 0.3
 LARGEST_CLIPPED = 0.1
 LARGEST_RISE = 0.5  # nats: more than overfitting makes of the first 50 steps
+NEGATIVE = 0.005, 0.5  # nats: below 0 by less is never, by more always worth a warning; between, by two standard errors
 LARGEST_DUPLICATES = 0.01
 MORE_THAN_CHANCE = 10.0  # times as many equal rows as columns that coincide independently of one another would give
 LINEAR = 1e-3
@@ -276,6 +277,6 @@ def of_estimate(recipe: Recipe, mi: float, stderr: float, per_seed: np.ndarray, 
             "training made the validation loss worse from its first steps on, and the estimate is that of an untrained "
             "critic; take a smaller learning_rate"
         )
-    if mi < -max(0.005, min(2 * stderr, LARGEST_RISE)):
+    if mi < -np.clip(2 * stderr, *NEGATIVE):
         found["negative"] = "the estimate is below 0, as no mutual information is: read it as 0, or as a failed fit"
     return found

@@ -164,6 +164,17 @@ def test_the_parameters_have_the_lowest_validation_loss(rows, fitted):
         np.testing.assert_array_equal(np.isnan(history), np.arange(4) >= fitted.last_round[seed])
 
 
+def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
+    """Of the 8 groups of 7 rows only the first 3, if no more are allowed."""
+    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
+    (found,), _ = cross_fitting.fit(RECIPE._replace(rounds=1), [rows], PARTS[:2], KEYS[:2])
+    for seed in np.flatnonzero(found.best_round):
+        numbers = PARTS[seed].valid[:21].reshape(3, 7)
+        loss = np.mean([-reference.logistic_objective(score_matrix(found, seed, rows, group)) for group in numbers])
+        np.testing.assert_allclose(found.history["validation_loss"][seed, 0], loss, rtol=1e-4)
+    assert found.best_round.any()
+
+
 def test_what_is_held_out_is_the_bound_of_the_test_rows(rows, fitted):
     """All of it, from the dense matrix in float64."""
     for seed, part in enumerate(PARTS):
