@@ -225,7 +225,7 @@ def test_no_interval_is_narrower_than_its_floor(many, task):
 
 
 def test_few_warn(many):
-    """But for that of 400 steps, which are few."""
+    """But for that of 400 steps, which are few: 16 of 60 had it, and 2 another one, when this was written."""
     assert sum(bool(set(one.warnings) - {"not_converged"}) for one in many) <= 6
 
 
