@@ -221,7 +221,8 @@ def compare(
 
     The interval recovers the variances of the ratio from the ends of both intervals, on the log scale (MOVER): log low is
     log a - log b - sqrt((log a - log a_low)² + (log b_high - log b)²), and log high alike. It takes the two for independent;
-    as they share rows it is, as a rule, too wide. Where the target is 0, the interval is that of a over b.
+    as they share rows it is, as a rule, too wide. Where the target is 0, or a is not above 0, so that logarithms say little,
+    it holds all ratios of what the two intervals hold, and is wider still.
 
     Args:
       name: of the property.
@@ -249,7 +250,7 @@ def compare(
     if not b.low > 0:
         ratio = a.mi / b.mi if b.mi > 0 else math.nan
         return Property(name, says, ratio, (-math.inf, math.inf), accepted, "cannot tell", estimates)
-    interval = (a.low / b.mi, a.high / b.mi) if target == 0 else _ratio_interval(a, b)
+    interval = _all_ratios(a, b) if target == 0 or not a.mi > 0 else _mover(a, b)
     verdict: Verdict = "cannot tell"
     if accepted[0] <= interval[0] and interval[1] <= accepted[1]:
         verdict = "passes"
@@ -258,13 +259,18 @@ def compare(
     return Property(name, says, a.mi / b.mi, interval, accepted, verdict, estimates)
 
 
-def _ratio_interval(a: Measured, b: Measured) -> tuple[float, float]:
-    """MOVER's, of a / b, where all of b is positive; not above 0 of a, it starts at a / b's own."""
-    if not a.mi > 0:
-        return min(a.low / b.low, a.low / b.high), max(a.high / b.low, a.high / b.high)
+def _all_ratios(a: Measured, b: Measured) -> tuple[float, float]:
+    """Of whatever the two intervals hold, where all of b is positive."""
+    return min(a.low / b.low, a.low / b.high), max(a.high / b.low, a.high / b.high)
+
+
+def _mover(a: Measured, b: Measured) -> tuple[float, float]:
+    """MOVER's, of a / b, where a and all of b is positive."""
     centre = math.log(a.mi / b.mi)
-    down = math.hypot(math.log(a.mi / a.low) if a.low > 0 else math.inf, math.log(b.high / b.mi))
     up = math.hypot(math.log(a.high / a.mi), math.log(b.mi / b.low))
+    if not a.low > 0:
+        return _all_ratios(a, b)[0], math.exp(centre + up)
+    down = math.hypot(math.log(a.mi / a.low), math.log(b.high / b.mi))
     return math.exp(centre - down), math.exp(centre + up)
 
 

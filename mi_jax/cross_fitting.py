@@ -42,6 +42,13 @@ READ_OUTS = {
     "gm": "log_ratio",
     "doe": "log_ratio",
 }
+# read-out -> the others that mean something: DV leaves a constant free in the critic, InfoNCE a function of x.
+OTHERS: dict[str, tuple[str, ...]] = {
+    "smile": ("infonce", "dv", "nwj"),
+    "nwj": ("infonce", "dv", "smile"),
+    "dv": ("infonce",),
+    "infonce": (),
+}
 
 
 class Recipe(NamedTuple):
@@ -92,7 +99,7 @@ class HeldOut(NamedTuple):
       value: the estimate, in nats.
       influence: (tests,) its influence function.
       train: the same read-out of as many training rows.
-      others: name -> the other read-outs of the same scores.
+      others: name -> those other read-outs of the same scores that mean something.
       tau: where SMILE clips: as given, or the 95th percentile of T on the validation pairs, at least 5.
       clipped_joint, clipped_pairs: the shares of joint pairs above tau, and of negatives beyond ±tau.
       log_normaliser: log E_Q[r] of the ratio on the test rows: of SMILE, of the clipped ratio; of DV and MINE, which leave a
@@ -309,22 +316,25 @@ def _held_out(recipe: Recipe, run: tuple[Any, Any]) -> HeldOut:
 def _scores(recipe: Recipe, model: Model, params: Any, rows: Any) -> HeldOut:
     assert model.scores is not None
     # Chosen on validation rows, as everything is that is not given: the test rows are read once.
-    highest = jnp.quantile(model.log_ratio(params, *rows["valid"]) + recipe.offset, TAU_QUANTILE)
+    highest = jnp.quantile(model.log_ratio(params, *rows["valid"]), TAU_QUANTILE)
     tau = jnp.where(jnp.isnan(rows["tau"]), jnp.maximum(LEAST_TAU, highest), rows["tau"])
-    sum_pairs = functools.partial(evaluation.pair_sums, functools.partial(model.scores, params), tau=tau, pairs=recipe.pairs)
+    scores = functools.partial(model.scores, params)
+    sum_pairs = functools.partial(
+        evaluation.pair_sums, lambda x, y: scores(x, y) - recipe.offset, tau=tau, pairs=recipe.pairs
+    )
     test, valid, train = (sum_pairs(*rows[name]) for name in ("test", "valid", "train"))
     name = READ_OUTS[recipe.estimator]
-    found = evaluation.read_outs(test, recipe.offset)
-    value, influence = found.pop(name)
-    free = evaluation.log_partition(valid) if name == "dv" else recipe.offset
+    found = evaluation.read_outs(test)
+    value, influence = found[name]
+    free = evaluation.log_partition(valid) if name == "dv" else 0.0
     clipped = name == "smile"
     only_smile = lambda value: jnp.where(clipped, value, jnp.nan)  # noqa: E731
     log_normaliser = 0.0 if name == "infonce" else evaluation.log_partition(test, clipped=clipped) - free
     return HeldOut(
         value=value,
         influence=influence,
-        train=evaluation.read_outs(train, recipe.offset)[name].value,
-        others={other: read_out.value for other, read_out in found.items()},
+        train=evaluation.read_outs(train)[name].value,
+        others={other: found[other].value for other in OTHERS[name]},
         tau=only_smile(tau),
         clipped_joint=only_smile(jnp.mean(test.joint > tau)),
         clipped_pairs=only_smile(jnp.mean(test.clipped)),

@@ -1,7 +1,7 @@
 """When not to believe an estimate: what its held-out rows and its columns say against it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ LARGEST_CLIPPED = 0.1
 LARGEST_RISE = 0.5  # nats: more than overfitting makes of the first 50 steps
 NEGATIVE = 0.005, 0.5  # nats: below 0 by less is never, by more always worth a warning; between, by two standard errors
 LARGEST_DUPLICATES = 0.01
+FAR = 0.01  # of the standard deviation: the median distance from the median, which is 0.67 of it for a normal variable
 MORE_THAN_CHANCE = 10.0  # times as many equal rows as columns that coincide independently of one another would give
 LINEAR = 1e-3
 DETERMINISTIC = 0.02
@@ -95,13 +96,45 @@ def of_columns(x: Columns, y: Columns) -> dict[str, str]:
     for columns in (x, y):
         for what, places in (("constant", columns.constant), ("duplicated", columns.duplicated)):
             if places.size:
-                which = ", ".join(map(str, places[:5])) + (", …" if places.size > 5 else "")
                 number = f"{places.size} {what} column{'' if places.size == 1 else 's'}"
                 lacking = "" if what == "constant" else " that the others lack"
                 found[f"{what}_columns_{columns.name}"] = (
-                    f"{columns.name} has {number} without information{lacking}, left out ({which})"
+                    f"{columns.name} has {number} without information{lacking}, left out ({_some(places)})"
                 )
     return found
+
+
+def of_transform(columns: Columns, rows: Float[np.ndarray, "n d"], raw: Float[np.ndarray, "n c"]) -> dict[str, str]:
+    """Warnings of what "standardize" and "none" made of columns that float32, or a network, cannot tell apart any more.
+
+    Args:
+      columns: of one side.
+      rows: (n, d) its transformed rows.
+      raw: (n, c) the same before the transform, with all columns.
+    """
+    merged, far = [], []
+    for place, column in zip(columns.kept, rows.T, strict=True):
+        values = np.unique(raw[:, place]).size
+        if np.unique(column).size < values / 2:
+            merged.append(place)
+        elif values > len(rows) / 2 and _spread(column) < FAR * np.std(column, dtype=float):
+            far.append(place)
+    found, name = {}, columns.name
+    if merged:
+        found[f"resolution_{name}"] = (
+            f"{name} has columns whose values differ by less than float32 tells apart ({_some(merged)}): what they tell is "
+            'lost; subtract their offset, or take transform="ranks"'
+        )
+    if far:
+        found[f"scale_{name}"] = (
+            f"{name} has columns with values so far out ({_some(far)}) that the others stand within {FAR:.0%} of their "
+            'standard deviation, and a network can hardly tell them apart; take transform="ranks"'
+        )
+    return found
+
+
+def _some(places: Sequence[int] | np.ndarray) -> str:
+    return ", ".join(map(str, places[:5])) + (", …" if len(places) > 5 else "")
 
 
 def of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw: Rows | None = None) -> dict[str, str]:
@@ -231,6 +264,12 @@ def of_estimate(recipe: Recipe, mi: float, stderr: float, per_seed: np.ndarray, 
         found["diverged"] = f"the training of seeds {which} diverged, and they are left out; take a smaller learning_rate"
     if not math.isfinite(mi):
         return found | {"no_estimate": "no seed gave a finite estimate"}
+    lost = [str(seed) for seed, value in enumerate(per_seed) if not math.isfinite(value) and not told.diverged[seed]]
+    if lost:
+        found["not_finite"] = (
+            f"the held-out estimates of seeds {', '.join(lost)} are not finite, and they are left out, which favours the "
+            "others: e^T overflowed; take SMILE or InfoNCE"
+        )
     if name in ("infonce", "cpc") and told.ceiling - mi < CEILING_DISTANCE and mi > max(0.1, 2 * stderr):
         found["ceiling"] = (
             f"InfoNCE cannot exceed log {math.exp(told.ceiling):.0f} = {told.ceiling:.2f} nats, and is too low already from "

@@ -62,8 +62,8 @@ class Estimate:
         training and test read-outs, if positive, and |log E_Q[r]|. A held-out estimate errs downwards as far as the critic
         does, which no resampling shows. What no critic of this kind would find in so many samples, it does not cover.
       confidence: the nominal level of the interval.
-      per_seed: (seeds,) estimates, each from its own test rows; NaN of a diverged seed. Seeds share data, so that their
-        spread over √seeds is no standard error.
+      per_seed: (seeds,) estimates, each from its own test rows; NaN of a seed that diverged, or whose estimate is not
+        finite. Seeds share data, so that their spread over √seeds is no standard error.
       history: name -> (seeds, rounds): "validation_loss", and read-outs of training batches, a round being 50 steps; NaN
         after the stop. Of the training rows: nothing in it is an estimate.
       diagnostics: what the estimate rests on.
@@ -119,7 +119,8 @@ class Estimate:
     def pointwise(self, x: Any, y: Any) -> Float[np.ndarray, " n"]:
         """The log density ratio of paired rows, averaged over the seeds.
 
-        Formula: log p(x_i, y_i) / (p(x_i) p(y_i)), as the critics that learn it give it; its mean is the MI.
+        Formula: log p(x_i, y_i) / (p(x_i) p(y_i)), as the critics that learn it give it. Its mean over the joint is the MI
+        as far as the ratio is a valid one; `mi` normalises it as the estimator does.
 
         Args:
           x: (n, *x_shape) rows.
@@ -326,7 +327,7 @@ def estimate(
 
     Each seed splits the rows into training (70 %), validation (10 %) and test rows (20 %), trains a critic on the first,
     keeps the parameters that validate best on the second, and is read out once, on the third, which it never saw. Five
-    seeds test every row once.
+    seeds test every row once (of a number that 5 does not divide, all but the remainder).
 
     Args:
       x: (n,), (n, d) or (n, *shape) samples: floats, integers or bools, of NumPy or JAX.
@@ -410,8 +411,11 @@ def estimate(
     combined = _combined(fitted, parts, len(rows[0]), confidence)
     usable = np.isfinite(combined.per_seed)
     told = diagnostics.diagnose(fitted, usable, combined.training_error)
-    warnings = {
-        **diagnostics.of_columns(*columns),
+    warnings = diagnostics.of_columns(*columns)
+    if transform != "ranks":  # which keep values apart
+        for side in zip(columns, rows, raw, strict=True):
+            warnings |= diagnostics.of_transform(*side)
+    warnings |= {
         **diagnostics.of_rows(*rows, raw),
         **diagnostics.of_estimate(recipe, combined.mi, combined.stderr, combined.per_seed, told),
     }

@@ -81,7 +81,7 @@ class PairSums(NamedTuple):
       columns: and log mean e^T(x_j, y_i) over the negatives x_j of y_i.
       clipped_rows, clipped_columns: the same of scores clipped to [-tau, tau].
       squared: (n,) log mean e^{2 T(x_i, y_j)}.
-      shares: (n,) Σ_j of the share of e^T(x_j, y_i) in its row, the row's joint pair included; 1 in the mean.
+      shares: (n,) Σ_j, over the negatives x_j of y_i, of the share of e^T(x_j, y_i) in row j, its joint pair included.
       clipped: (n,) the share of the negatives of x_i whose score is clipped.
       group: m.
     """
@@ -172,7 +172,7 @@ def _group_sums(scores: Callable[[Array, Array], Array], x: Array, y: Array, tau
         negatives = jnp.where(own, -jnp.inf, matrix)
         clipped = jnp.where(own, -jnp.inf, jnp.clip(matrix, -tau, tau))
         rows = jax.nn.logsumexp(negatives, axis=1)
-        shares = jnp.exp(matrix - jnp.logaddexp(rows, joint)[:, None])
+        shares = jnp.exp(negatives - jnp.logaddexp(rows, joint)[:, None])
         padding = (numbers >= size)[:, None]
         columns = (
             jnp.logaddexp(columns[0], jax.nn.logsumexp(jnp.where(padding, -jnp.inf, negatives), axis=0)),
@@ -219,16 +219,16 @@ class ReadOut(NamedTuple):
     influence: Float[Array, " n"]
 
 
-def read_outs(sums: PairSums, offset: float = 0.0) -> dict[str, ReadOut]:
+def read_outs(sums: PairSums) -> dict[str, ReadOut]:
     """Every read-out of a held-out set that is made of its `PairSums`.
 
     Args:
-      sums: from `pair_sums`.
-      offset: what the scores have on top of the log ratio (`Estimator.offset`): 1 for a critic trained by NWJ.
+      sums: from `pair_sums`, of scores that stand for the log ratio: of a critic trained by NWJ, less its
+        `Estimator.offset`. For "infonce" and "dv" a constant makes no difference.
 
     Returns:
       name -> `ReadOut`, for "infonce" (whose ceiling is log m), "dv", "smile" (at the sums' tau), and "nwj", the bound
-      1 + E_P[T] - E_Q[e^T] of the scores less their offset.
+      1 + E_P[T] - E_Q[e^T].
 
     Example:
       >>> import jax.numpy as jnp
@@ -248,9 +248,9 @@ def read_outs(sums: PairSums, offset: float = 0.0) -> dict[str, ReadOut]:
         log_z, influence = _partition(rows, columns)
         mean = jnp.mean(sums.joint)
         found[name] = ReadOut(mean - log_z, sums.joint - mean - influence)
-    log_z, influence = _partition(sums.rows - offset, sums.columns - offset)
-    mean, z = jnp.mean(sums.joint) - offset, jnp.exp(log_z)
-    found["nwj"] = ReadOut(1 + mean - z, sums.joint - offset - mean - z * influence)
+    log_z, influence = _partition(sums.rows, sums.columns)
+    mean, z = jnp.mean(sums.joint), jnp.exp(log_z)
+    found["nwj"] = ReadOut(1 + mean - z, sums.joint - mean - z * influence)
     return found
 
 
@@ -259,7 +259,7 @@ def _infonce(sums: PairSums) -> ReadOut:
     contrast = sums.joint - _log_mean(jnp.logaddexp(negatives, sums.joint), sums.group)
     value = jnp.mean(contrast)
     # A row adds its own contrast, and is one of the columns that the others are contrasted with.
-    return ReadOut(value, contrast - value - (sums.shares - 1))
+    return ReadOut(value, contrast - value - (sums.shares - jnp.mean(sums.shares)))
 
 
 def _partition(rows: Float[Array, " n"], columns: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:

@@ -115,6 +115,19 @@ def test_verdicts(a, target, at_most, verdict):
     assert compare("", "", {"a": a, "b": b}, target, at_most=at_most).verdict == verdict
 
 
+def test_a_reference_that_is_hardly_known_says_nothing():
+    """0.04 is little beside 0.5, but 0.5 may be 0.05."""
+    found = compare("", "", {"a": Measured(0.04, 0.03, 0.045), "b": Measured(0.5, 0.05, 0.95)}, 0.0)
+    assert found.interval == pytest.approx((0.03 / 0.95, 0.9))
+    assert found.verdict == "cannot tell"
+
+
+def test_an_interval_that_holds_0_keeps_it_as_a_ratio():
+    found = compare("", "", {"a": Measured(0.1, -0.1, 0.3), "b": Measured(1.0, 0.8, 1.25)}, 1.0)
+    assert found.interval[0] == pytest.approx(-0.125)
+    assert found.ratio < found.interval[1] < 0.3 / 0.8
+
+
 def test_coarse_keeps_no_sides_and_half_of_the_columns():
     rows = np.array([[1.0, 9.0, 5.0], [2.0, 9.0, 6.0], [4.0, 9.0, 7.0]])
     np.testing.assert_array_equal(consistency.coarse(rows), [[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])

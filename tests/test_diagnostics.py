@@ -88,6 +88,47 @@ def test_messages_say_how_many_pairs_and_samples_it_takes():
     assert "at least 2.5e+05 pairs a seed, of 2.5e+03 samples" in text
 
 
+def test_a_seed_without_a_finite_estimate_is_named():
+    per_seed = np.array([1.0, np.nan])
+    found = diagnostics.of_estimate(recipe("nwj"), 1.0, 0.05, per_seed, GOOD._replace(diverged=(False, False)))
+    assert "held-out estimates of seeds 1 are not finite" in found["not_finite"]
+    # One that diverged has a warning of its own.
+    assert set(diagnostics.of_estimate(recipe("nwj"), 1.0, 0.05, per_seed, GOOD._replace(diverged=(False, True)))) == {
+        "diverged"
+    }
+
+
+# Of the transform
+
+
+@pytest.mark.parametrize(
+    ("code", "must", "must_not"),
+    [
+        ("resolution_x", lambda z: 1e8 + z, lambda z: 1e4 + z),
+        ("scale_x", lambda z: np.where(z == z.max(), 1e5, z), lambda z: np.where(z == z.max(), 50.0, z)),
+        ("scale_x", lambda z: np.sign(z) * np.exp(z**2), lambda z: np.float64(z > 2.5)),  # a rare event is none
+    ],
+)
+def test_of_transform(code, must, must_not):
+    z = np.random.default_rng(0).standard_normal((2_000, 1))
+
+    def found(values):
+        raw = np.hstack([np.zeros_like(z), values])  # a constant column before it, which is left out
+        columns = preprocessing.columns(raw, "x", "none" if code == "resolution_x" else "standardize")
+        return diagnostics.of_transform(columns, columns(raw), raw)
+
+    assert set(found(must(z))) == {code}
+    assert "(1)" in found(must(z))[code]
+    assert found(must_not(z)) == {}
+
+
+def test_of_ranks_there_is_nothing_to_say():
+    x, y = draw(tasks.gaussian(1, 1.0))
+    far = 1e8 + np.where(x == x.max(), 1e12, np.float64(x))
+    assert not {"resolution_x", "scale_x"} & set(light(far, y).warnings)
+    assert "resolution_x" in light(far, y, transform="none").warnings
+
+
 # Of an estimate: from data to warning
 
 

@@ -90,7 +90,7 @@ def dense(scores, tau):
         found["clipped_columns"][i] = np.log(np.exp(np.clip(column, -tau, tau)).mean())
         found["squared"][i] = np.log(np.exp(2 * row).mean())
         found["clipped"][i] = np.mean(np.abs(row) > tau)
-        found["shares"][i] = sum(np.exp(s[j, i]) / np.exp(s[j]).sum() for j in range(m))
+        found["shares"][i] = sum(np.exp(s[j, i]) / np.exp(s[j]).sum() for j in range(m) if j != i)
     return found
 
 
@@ -129,16 +129,15 @@ def test_rows_of_any_shape_and_precision_are_scored(monkeypatch):
     np.testing.assert_allclose(found.rows, expected.rows, atol=0.03)  # of scores that keep 8 bits
 
 
-@pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_read_outs_are_the_bounds_of_the_whole_matrix(offset):
+def test_read_outs_are_the_bounds_of_the_whole_matrix():
     x, y = rows(60)
     matrix = bilinear()(x, y)
-    found = jax.jit(lambda x, y: evaluation.read_outs(evaluation.pair_sums(bilinear(), x, y, tau=0.8), offset))(x, y)
+    found = jax.jit(lambda x, y: evaluation.read_outs(evaluation.pair_sums(bilinear(), x, y, tau=0.8)))(x, y)
     expected = {
         "infonce": bounds.infonce(matrix),
         "dv": bounds.dv(matrix),
         "smile": bounds.smile(matrix, 0.8),
-        "nwj": bounds.nwj(matrix - offset + 1),
+        "nwj": bounds.nwj(matrix + 1),
     }
     assert found.keys() == expected.keys()
     for name, (value, influence) in found.items():
@@ -179,7 +178,7 @@ def test_of_equal_scores_all_pairs_count():
     sums = evaluation.pair_sums(lambda x, y: jnp.full((len(x), len(y)), 3.0), *rows(30), pairs=300)
     assert evaluation.effective_pairs(sums) == pytest.approx(30 * 9, rel=1e-4)
     assert evaluation.log_partition(sums) == pytest.approx(3.0, rel=1e-5)
-    np.testing.assert_allclose(sums.shares, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(sums.shares, 0.9, rtol=1e-5)  # of ten equal ones in each of nine rows
 
 
 TASK = tasks.gaussian(3, 1.0)
@@ -219,6 +218,23 @@ def test_the_influence_gives_the_standard_error(many_data_sets, name):
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(values.std(), rel=4 / np.sqrt(4_000) + 0.02)
     if scores is exact_scores and name in ("dv", "nwj"):  # unbiased, or nearly
         assert values.mean() == pytest.approx(1.0, abs=4 * values.std() / np.sqrt(2_000) + 0.01)
+
+
+@pytest.mark.parametrize(("mi", "dim", "n", "group"), [(4.0, 20, 64, 64), (6.0, 20, 200, 200), (4.0, 20, 200, 8)])
+def test_infonces_standard_error_near_its_ceiling(mi, dim, n, group):
+    """Where a row's own pair is most of its partition, and must not count twice."""
+    task = tasks.gaussian(dim, mi)
+
+    def one(key):
+        scores = lambda x, y: task.log_ratio(x[:, None], y[None])  # noqa: E731
+        value, influence = evaluation.read_outs(evaluation.pair_sums(scores, *task.sample(key, n), pairs=n * group))[
+            "infonce"
+        ]
+        return value, jnp.std(influence) / n**0.5
+
+    values, errors = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=20))(jax.random.split(jax.random.key(0), 1_000))
+    # To 4 standard errors of a standard deviation of 1,000, and terms of 1 / n beyond.
+    assert np.sqrt(np.mean(np.float64(errors) ** 2)) == pytest.approx(np.std(np.float64(values)), rel=4 / 2_000**0.5 + 0.02)
 
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from mi_jax.networks.critics import PairDense
 from mi_jax.networks.mlp import dense_stack, flatten_rows
 
-# Eigenvalues of a covariance below this share of the largest are rounding in float32: those directions are left out.
+# Eigenvalues of a covariance below this share of the largest are rounding in float32.
 SINGULAR = 1e-5
 LARGEST_CORRELATION = 1 - 1e-6
 
@@ -40,9 +40,10 @@ def gaussian_fit(x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> GaussianFi
     """The canonical correlations of paired rows, each shrunk by what noise alone would have added to it.
 
     Formula: with the whitened cross-covariance U diag(s) Vᵀ, its singular values are taken to η(s / σ) σ,
-    η(t) = sqrt((t² - β - 1)² - 4β) / t for t > 1 + √β and 0 below, β = min(dx, dy) / max(dx, dy), and
-    σ² = (1 - s²) max(dx, dy) / (n - dx - dy): of independent variables s² / (1 - s²) grows so with the dimensions, and from
-    n = dx + dy on, where rows of anything correlate perfectly, nothing is left.
+    η(t) = sqrt((t² - β - 1)² - 4β) / t for t > 1 + √β and 0 below, β = p / q with p ≤ q the dimensions of x and y, and
+    σ² = (1 - s²) w / (1 + √β)². Here w = q / (n - q) ((1 + h) / (1 - c))², c = p / (n - q), h² = β + c - βc, is what
+    s² / (1 - s²) reaches for independent variables; from n = p + q on, where rows of anything correlate perfectly, nothing
+    is left. Columns that depend on others are no dimensions.
 
     Without it the dx·dy noisy entries look like dependence: with 1,000 rows of 20 + 20 independent variables, of 0.2 nats.
 
@@ -61,37 +62,53 @@ def gaussian_fit(x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> GaussianFi
       >>> fit.correlations
       Array([0., 0., 0.], dtype=float32)
 
-    Source: Gavish & Donoho (2017), "Optimal shrinkage of singular values", for η.
+    Source: Gavish & Donoho (2017), "Optimal shrinkage of singular values", for η; Wachter (1980), "The limiting empirical
+    measure of multiple discriminant ratios", for w.
     """
-    n, dims = x.shape[0], (x.shape[1], y.shape[1])
+    n = x.shape[0]
     x, mean_x, whiten_x = _whitened(x)
     y, mean_y, whiten_y = _whitened(y)
     left, raw, right = jnp.linalg.svd(_matmul(x.T, y) / n)
     raw = jnp.minimum(raw, LARGEST_CORRELATION)
-    beta, freedom = min(dims) / max(dims), max(n - sum(dims), 1e-9)
-    noise = jnp.sqrt((1 - raw**2) * (max(dims) / freedom))
+    # The dimensions in which they vary: columns may depend on one another.
+    dim_x, dim_y = (jnp.maximum(jnp.any(whiten != 0, axis=0).sum(), 1) for whiten in (whiten_x, whiten_y))
+    least, most = jnp.minimum(dim_x, dim_y), jnp.maximum(dim_x, dim_y)
+    beta, edge = least / most, jnp.where(n > least + most, _null_edge(n, least, most), 1e9)
+    noise = jnp.sqrt((1 - raw**2) * edge) / (1 + beta**0.5)
     ratio = jnp.maximum(raw / noise, 1 + beta**0.5)
     shrunk = noise * jnp.sqrt((ratio**2 - beta - 1) ** 2 - 4 * beta) / ratio
     correlations = jnp.where(raw > noise * (1 + beta**0.5), jnp.minimum(shrunk, raw), 0.0)
     return GaussianFit(mean_x, mean_y, _matmul(whiten_x, left), _matmul(whiten_y, right.T), correlations)
 
 
+def _null_edge(n: int, p: Array, q: Array) -> Array:
+    """The largest s² / (1 - s²) of n rows of independent variables of p ≤ q dimensions, p + q < n, in the limit."""
+    column = p / (n - q)
+    height = jnp.sqrt(p / q + column - p / q * column)
+    return q / (n - q) * ((1 + height) / (1 - column)) ** 2
+
+
 def _whitened(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " d"], Float[Array, "d d"]]:
     """Centred rows with covariance 1, or 0 in directions in which they do not vary; and what makes them so."""
     mean = rows.mean(axis=0)
     rows = rows - mean
-    rough = _inverse_root(rows)
     # In float32 one pass gets a direction of little variance wrong by 1e-7 over its share of the largest: of 1e-4, at a
-    # correlation of 0.99995, by up to 1.9 nats. The second pass starts from variances near 1, and is wrong by 0.02.
-    whiten = _matmul(rough, _inverse_root(_matmul(rows, rough)))
+    # correlation of 0.99995, by up to 1.9 nats. So the first pass only brings variances nearer to one another, and the
+    # second starts from those: what is left out has less than 1e-10 of the largest variance.
+    variances, axes = _principal(rows)
+    least = jnp.maximum(SINGULAR * variances[-1], jnp.finfo(rows.dtype).tiny)
+    rough = axes * jax.lax.rsqrt(jnp.maximum(variances, least))
+    variances, axes = _principal(_matmul(rows, rough))
+    varies = variances > SINGULAR * variances[-1]
+    fine = axes * jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variances, 1.0)), 0.0)
+    whiten = _matmul(rough, fine)
     return _matmul(rows, whiten), mean, whiten
 
 
-def _inverse_root(rows: Float[Array, "n d"]) -> Float[Array, "d d"]:
-    """What takes centred rows to covariance 1, and directions in which they do not vary to 0."""
+def _principal(rows: Float[Array, "n d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """The variances of centred rows along their principal axes, in increasing order, and the axes."""
     variances, axes = jnp.linalg.eigh(_matmul(rows.T, rows) / rows.shape[0])
-    varies = variances > SINGULAR * variances[-1]
-    return axes * jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variances, 1.0)), 0.0)
+    return variances, axes
 
 
 class GaussianCritic(nn.Module):

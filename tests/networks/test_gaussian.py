@@ -27,11 +27,19 @@ def canonical(x, y):
     return np.linalg.svd(x.T @ y, compute_uv=False)
 
 
+def edge(n, dx, dy):
+    """Wachter's: the largest s² / (1 - s²) of independent variables, in the limit."""
+    p, q = min(dx, dy), max(dx, dy)
+    numerator, denominator = p / q, p / (n - q)
+    height = np.sqrt(numerator + denominator - numerator * denominator)
+    return q / (n - q) * ((1 + height) / (1 - denominator)) ** 2
+
+
 def shrunk(raw, n, dx, dy):
     """Gavish & Donoho's η, one correlation at a time, at the noise that the docstring states."""
     beta, found = min(dx, dy) / max(dx, dy), []
     for s in raw:
-        sigma = np.sqrt((1 - s**2) * max(dx, dy) / (n - dx - dy))
+        sigma = np.sqrt((1 - s**2) * edge(n, dx, dy)) / (1 + np.sqrt(beta))
         t = s / sigma
         found.append(sigma * np.sqrt((t**2 - beta - 1) ** 2 - 4 * beta) / t if t > 1 + np.sqrt(beta) else 0.0)
     return np.array(found)
@@ -131,15 +139,35 @@ def test_independent_variables_have_correlation_zero(n, dx, dy):
     assert -0.5 * np.log1p(-(found**2)).sum(axis=1).mean() < 0.02 * dx * dy / (2 * n)
 
 
-def test_with_few_rows_for_the_dimensions_noise_is_not_taken_for_dependence():
-    """140 rows of 20 + 20 independent variables, of which the sample says about 3 nats."""
+@pytest.mark.parametrize(("n", "dim"), [(140, 20), (300, 100)])
+def test_with_few_rows_for_the_dimensions_noise_is_not_taken_for_dependence(n, dim):
     raw, ours = [], []
     for seed in range(20):
-        x, y = dependent(140, 20, 20, (), seed)
+        x, y = dependent(n, dim, dim, (), seed)
         raw.append(-0.5 * np.log1p(-(canonical(x, y) ** 2)).sum())
         ours.append(-0.5 * np.log1p(-(np.float64(fit(jnp.float32(x), jnp.float32(y)).correlations) ** 2)).sum())
     assert np.mean(raw) > 1.5
     assert np.mean(ours) < 0.02 * np.mean(raw)
+
+
+@pytest.mark.parametrize(("n", "dx", "dy"), [(300, 60, 60), (200, 10, 80)])
+def test_the_null_edge_is_that_of_independent_variables(n, dx, dy):
+    """The largest canonical correlation of 20 draws lies at it, to a few per cent."""
+    largest = [canonical(*dependent(n, dx, dy, (), seed))[0] ** 2 for seed in range(20)]
+    found = gaussian._null_edge(n, jnp.array(min(dx, dy)), jnp.array(max(dx, dy)))
+    np.testing.assert_allclose(found, edge(n, dx, dy), rtol=1e-5)
+    assert np.mean([s / (1 - s) for s in largest]) == pytest.approx(float(found), rel=0.08)
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-6, 1e-8])
+def test_a_direction_of_little_variance_counts_like_any_other(share):
+    """Two columns that differ by the square root of this share, and y tells what they differ by."""
+    rng = np.random.default_rng(0)
+    common, own, noise = rng.standard_normal((3, 3_000))
+    x = np.float32(np.stack([common, common + share**0.5 * own], axis=1))
+    y = np.float32((own + 0.3 * noise)[:, None])
+    found = fit(x, y).correlations
+    np.testing.assert_allclose(found, shrunk(canonical(x, y), 3_000, 2, 1), rtol=2e-3)
 
 
 @pytest.mark.parametrize(("n", "dx", "dy"), [(40, 20, 20), (5, 2, 40), (2, 1, 1), (1, 3, 3)])
@@ -208,7 +236,7 @@ def test_five_nats_in_one_pair():
 
 @pytest.mark.parametrize("columns", ["duplicate", "dependent", "constant", "many"])
 def test_columns_that_add_nothing_change_nothing(columns):
-    """The correlations are those without them, but shrunk for as many columns as there are."""
+    """They are no dimensions, so that they do not count in the shrinkage either."""
     x, y = dependent(1_000, 3, 4, (0.9, 0.6))
     extra = {
         "duplicate": x[:, :1],
@@ -219,7 +247,7 @@ def test_columns_that_add_nothing_change_nothing(columns):
     wide = jnp.float32(np.concatenate([x, extra], axis=1))
     found = fit(wide, jnp.float32(y))
     expected = np.zeros(min(wide.shape[1], 4))
-    expected[:3] = shrunk(canonical(x, y), 1_000, wide.shape[1], 4)
+    expected[:3] = shrunk(canonical(x, y), 1_000, 3, 4)
     np.testing.assert_allclose(found.correlations, expected, rtol=1e-4, atol=1e-5)
     a = (wide - found.mean_x) @ found.whiten_x
     np.testing.assert_allclose(np.sort(np.linalg.eigvalsh(np.cov(a.T, bias=True)))[-3:], 1.0, rtol=1e-3)
