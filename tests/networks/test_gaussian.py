@@ -152,7 +152,7 @@ def test_with_few_rows_for_the_dimensions_noise_is_not_taken_for_dependence(n, d
 
 @pytest.mark.parametrize(("n", "dx", "dy"), [(300, 60, 60), (800, 40, 320)])
 def test_the_null_edge_is_that_of_independent_variables(n, dx, dy):
-    """The largest of 20 draws lies a little below it, the less so the more rows: 10 % at (200, 10, 80), 4 % at four times all."""
+    """The largest of 20 draws lies a little below it: 10 % at (200, 10, 80), 4 % at four times all three."""
     largest = [canonical(*dependent(n, dx, dy, (), seed))[0] ** 2 for seed in range(20)]
     found = gaussian._null_edge(n, jnp.array(min(dx, dy)), jnp.array(max(dx, dy)))
     np.testing.assert_allclose(found, edge(n, dx, dy), rtol=1e-5)
