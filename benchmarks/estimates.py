@@ -122,7 +122,7 @@ def run_estimate(case: Case, seed: int, options: Mapping[str, Any]) -> dict[str,
         "stderr": found.stderr,
         "interval": list(found.interval),
         "warnings": dict(found.warnings),
-        "read_outs": {name: _number(value) for name, value in found.diagnostics.read_outs.items()},
+        "read_outs": {name: rows.number(value) for name, value in found.diagnostics.read_outs.items()},
         "best_step": list(found.diagnostics.best_step),
         "sample_seconds": sampled - started,
         "seconds": found.seconds._asdict(),
@@ -141,10 +141,6 @@ def run_ksg(case: Case, seed: int) -> dict[str, Any]:
     value = infomeasure.mutual_information(scale(x.astype(float)), scale(y.astype(float)), approach="ksg", k=3)
     seconds = time.perf_counter() - started
     return {"case": case.name, "seed": seed, "truth": truth, "mi": float(value), "total_seconds": seconds}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _slug(text: str) -> str:

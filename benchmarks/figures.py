@@ -6,16 +6,15 @@ draws again from the rows in DIR/rows.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from benchmarks import cli, paper, rows, summary
+from benchmarks import cli, drawing, paper, rows, summary
 from benchmarks.rows import Row
 from benchmarks.summary import READ_OUTS, Curve, Protocol, Setting
 
@@ -28,7 +27,7 @@ def draw(out: Path) -> list[Path]:
     found = list(rows.read_all(out / "rows"))
     steps = summary.protocol(found)
     settings = summary.settings(found)
-    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}):
+    with drawing.style():
         paths = [
             _save(figure_1(found, together, steps), out / f"figure1-{depth}.png")
             for depth, together in _by_depth(settings).items()
@@ -69,7 +68,7 @@ def figure_1(found: Sequence[Row], settings: Sequence[Setting], steps: Protocol)
         panel.set_title(READ_OUTS[name])
     for panel in panels.flat:
         _staircase(panel, steps)
-    _legend(figure, panels.flat)
+    drawing.legend(figure, panels.flat)
     return figure
 
 
@@ -143,19 +142,11 @@ def bias_variance_mse(found: Sequence[Row], settings: Sequence[Setting], steps: 
                 panel.set_ylim(max(bottom, 1e-4), min(top, 1e4))
     for panel in panels[-1]:
         panel.set_xlabel("true MI (nats)")
-    _legend(figure, panels.flat)
+    drawing.legend(figure, panels.flat)
     return figure
 
 
 _FLOOR = "dρ²/n, n exact log ratios"
-
-
-def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
-    """One legend below all the panels, each label once."""
-    handles = [panel.get_legend_handles_labels() for panel in panels]
-    entries = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
-    columns = min(len(entries), max(1, int(figure.get_figwidth() // 3.6)))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _points(panel: Axes, levels: Sequence[float], values: np.ndarray, name: str) -> None:

@@ -148,9 +148,14 @@ def read_all(folder: Path) -> Iterator[Row]:
     return (read(path) for path in sorted(folder.glob("*.json")))
 
 
+def number(value: Any) -> float | None:
+    """To 7 significant digits, float32's own; null where JSON has no number for it."""
+    return float(f"{value:.7g}") if np.isfinite(value) else None
+
+
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """To 7 significant digits, float32's own; null where JSON has no number for it. Reads back as NaN."""
-    return [float(f"{value:.7g}") if np.isfinite(value) else None for value in values]
+    """As `number`; reads back as NaN where there is none."""
+    return [number(value) for value in values]
 
 
 def _commit() -> str:

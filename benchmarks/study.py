@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from tqdm import tqdm
 
-from benchmarks import cli, machine
+from benchmarks import cli, drawing, machine
 from mi_jax import estimators, models, networks, tasks, theory, training
 from mi_jax.training import Study, seeds
 
@@ -115,7 +114,7 @@ def write(protocol: Protocol, study: Study, out: Path, command: str) -> list[Pat
     if missing:
         text = f"{missing} of {study.finished.size} runs are not in {out / 'study'}"
         raise ValueError(f"{text}: where processes share no disk, bring their folders together and run this again")
-    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}):
+    with drawing.style():
         figure = Figure(figsize=(10.5, 6.0), layout="constrained")
         panels = figure.subplots(2, len(protocol.mis), sharex=True, sharey="row", squeeze=False)
         for column, mi in enumerate(protocol.mis):

@@ -38,6 +38,16 @@ class ConcatenatedCritic(nn.Module):
         return networks.MLP(self.hidden, 1)(pairs).reshape(n, m)
 
 
+class StackedConvCritic(nn.Module):
+    """The joint critic of images the plain way: the encoder on all n² stacks of channels."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w cx"], y: Float[Array, "m h w cy"]) -> Float[Array, "n m"]:
+        n, m = x.shape[0], y.shape[0]
+        pairs = jnp.concatenate([jnp.repeat(x, m, axis=0), jnp.tile(y, (n, 1, 1, 1))], axis=-1)
+        return networks.ConvEncoder(1)(pairs).reshape(n, m)
+
+
 class Step(NamedTuple):
     """A compiled training step.
 
@@ -57,10 +67,9 @@ def smile(critic: nn.Module) -> models.Model:
     return models.discriminative(critic, estimators.smile())
 
 
-def compiled_step(model: models.Model, dim: int) -> Step:
-    """One training step at batch 64, sampling and optimiser included."""
-    task = tasks.gaussian(dim, 2.0)
-    recipe = training.trainer(model, lambda key, _: task.sample(key, BATCH))
+def compiled_step(model: models.Model, sample: Callable[[Array], tuple[Array, Array]]) -> Step:
+    """One training step, sampling and optimiser included."""
+    recipe = training.trainer(model, lambda key, _: sample(key))
     state: Any = jax.jit(recipe.init)(jax.random.key(0))
     start = time.perf_counter()
     step = jax.jit(recipe.step).lower(state).compile()
@@ -88,23 +97,48 @@ def take_turns(one: Step, other: Step, rounds: int, steps: int) -> tuple[np.ndar
 
 
 class Comparison(NamedTuple):
-    """Two models whose training steps are timed against each other, on inputs of `dim` + `dim` dimensions."""
+    """Two models whose training steps are timed against each other.
 
-    dim: int
+    Attributes:
+      inputs: what they are trained on, for people.
+      sample: key -> a batch of it.
+      ours, other: their names, and the models.
+      slow: a turn makes this many times fewer steps.
+    """
+
+    inputs: str
+    sample: Callable[[Array], tuple[Array, Array]]
     ours: tuple[str, models.Model]
     other: tuple[str, models.Model]
+    slow: int = 1
+
+
+def on_gaussian(dim: int, ours: tuple[str, models.Model], other: tuple[str, models.Model]) -> Comparison:
+    """Two models on the Gaussian task."""
+    task = tasks.gaussian(dim, 2.0)
+    return Comparison(f"{dim} + {dim}, n = {BATCH}", lambda key: task.sample(key, BATCH), ours, other)
+
+
+def on_images(ours: tuple[str, models.Model], other: tuple[str, models.Model], n: int = 32) -> Comparison:
+    """Two models on random images of MNIST's size."""
+
+    def sample(key: Array) -> tuple[Array, Array]:
+        x, y = jax.random.uniform(key, (2, n, 28, 28, 1))
+        return x, y
+
+    return Comparison(f"28 x 28 + 28 x 28, n = {n}", sample, ours, other, slow=10)
 
 
 def line(comparison: Comparison, rounds: int, steps: int) -> list[str]:
     """The table's line for a comparison."""
     (our_name, our_model), (other_name, other_model) = comparison.ours, comparison.other
-    one, other = compiled_step(our_model, comparison.dim), compiled_step(other_model, comparison.dim)
+    one, other = (compiled_step(model, comparison.sample) for model in (our_model, other_model))
     for step in (one, other):
-        step.call(2)
-    ours, theirs = take_turns(one, other, rounds, steps)
+        step.call(1)
+    ours, theirs = take_turns(one, other, rounds, max(1, steps // comparison.slow))
     ratios = theirs / ours
     return [
-        f"{comparison.dim} + {comparison.dim}",
+        comparison.inputs,
         f"{our_name} / {other_name}",
         f"{np.median(ours):.2f} / {np.median(theirs):.2f}",
         f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})",
@@ -113,21 +147,25 @@ def line(comparison: Comparison, rounds: int, steps: int) -> list[str]:
     ]
 
 
-HEADER = ["d", "one / other", "a step, ms", "other / one", "temporary MiB", "compile, s"]
+HEADER = ["x + y", "one / other", "a step, ms", "other / one", "temporary MiB", "compile, s"]
 
 
 def comparisons() -> dict[str, list[Comparison]]:
     """Heading -> its comparisons."""
     joint, concatenated = smile(networks.JointCritic()), smile(ConcatenatedCritic((256, 256)))
-    first_layer = [Comparison(dim, ("ours", joint), ("concatenated", concatenated)) for dim in (20, 512)]
+    first_layer = [on_gaussian(dim, ("ours", joint), ("concatenated", concatenated)) for dim in (20, 512)]
+    convolved, stacked = smile(networks.JointConvCritic()), smile(StackedConvCritic())
     critics = {f"joint {n}x256": smile(networks.JointCritic((256,) * n)) for n in (2, 3)}
     critics["separable 2x256"] = smile(networks.SeparableCritic())
     generative = {name: build((100, 100)) for name, build in GENERATIVE.items()}
     against = [("gm", critic) for critic in critics] + [(name, "joint 2x256") for name in ("ba", "doe")]
     return {
         "The joint critic's first layer: ours, and the same critic on concatenated rows": first_layer,
+        "The joint critic of images: ours, and the same critic on stacked channels": [
+            on_images(("ours", convolved), ("stacked", stacked))
+        ],
         "Generative models, with the paper's flows, and critics": [
-            Comparison(tasks.PAPER_DIM, (name, generative[name]), (critic, critics[critic])) for name, critic in against
+            on_gaussian(tasks.PAPER_DIM, (name, generative[name]), (critic, critics[critic])) for name, critic in against
         ],
     }
 
@@ -143,9 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     parts = [
         f"# Training steps, side by side\n\n"
-        f"A training step at n = {BATCH}, sampling, optimiser and read-outs included, on one device. Times are medians of\n"
-        f"{options.rounds} turns of {options.steps} steps, the ratio is their median (and range); memory is the compiler's\n"
-        f"temporary memory. On {machine.description()}.\n"
+        f"A training step of n pairs, sampling, optimiser and read-outs included, on one device. Times are medians of\n"
+        f"{options.rounds} turns of {options.steps} steps (of images a tenth), the ratio is their median and range;\n"
+        f"memory is the compiler's temporary memory. On {machine.description()}.\n"
         "Written by `python -m benchmarks.throughput`.\n"
     ]
     for heading, compared in comparisons().items():

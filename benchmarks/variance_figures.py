@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from benchmarks import drawing
 from benchmarks.moments import Moments
 from mi_jax import theory
 
@@ -68,7 +68,7 @@ class Result(NamedTuple):
 def draw(found: Iterable[Result], out: Path) -> list[Path]:
     """Draw the figure and write the table; returns their paths."""
     results = sorted(found, key=lambda result: (result.pairs, result.n))
-    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}):
+    with drawing.style():
         figure = Figure(figsize=(12.0, 7.2), layout="constrained")
         panels = figure.subplots(2, 3)
         for design, panel in zip(DESIGNS, panels[:, 0], strict=True):

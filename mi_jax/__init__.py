@@ -4,17 +4,32 @@ Pure functions from score matrices to nats, networks that produce the scores, an
 `scores[i, j] = T(x_i, y_j)`: joint pairs stand on the diagonal, product-of-marginals pairs off it.
 """
 
-from mi_jax import bounds, consistency, estimators, evaluation, models, networks, projections, tasks, theory, training
+from mi_jax import (
+    bounds,
+    consistency,
+    datasets,
+    estimators,
+    evaluation,
+    models,
+    networks,
+    projections,
+    tasks,
+    theory,
+    training,
+)
 from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
 from mi_jax.consistency import self_consistency
 from mi_jax.estimation import Estimate, estimate
+from mi_jax.groups import Groups
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Estimate",
+    "Groups",
     "bounds",
     "consistency",
+    "datasets",
     "dv",
     "estimate",
     "estimators",

@@ -1,7 +1,8 @@
 """From a score matrix to nats: the variational estimates of mutual information, as pure functions.
 
 `scores[i, j] = T(x_i, y_j)`: joint pairs on the diagonal, product-of-marginals pairs off it. Each function takes one
-(n, n) matrix, is jit-compiled, and is batched by `jax.vmap`. bfloat16 and float16 scores are reduced in float32.
+(n, n) matrix, or `Groups` of smaller ones, is jit-compiled, and is batched by `jax.vmap`. bfloat16 and float16 scores are
+reduced in float32.
 
 DV, InfoNCE and SMILE are the mean of the diagonal of a projected log ratio (`mi_jax.projections`). NWJ, TUBA and the
 interpolated bound pay a penalty for the normaliser instead of projecting: they hold e^T, so at scores near +88 (in
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mi_jax import _checks, _logspace, projections
+from mi_jax.groups import Groups
 
 
 @jax.jit
-def infonce(scores: Float[Array, "n n"]) -> Float[Array, ""]:
+def infonce(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
     """InfoNCE, also called CPC: a lower bound in expectation, of low variance, and never above log n.
 
     Formula: (1/n) Σ_i log( e^{T_ii} / ((1/n) Σ_j e^{T_ij}) ).
@@ -37,10 +39,10 @@ def infonce(scores: Float[Array, "n n"]) -> Float[Array, ""]:
 
     Source: Song & Ermon (2020), Eq. 5; van den Oord et al. (2018).
     """
-    return jnp.mean(jnp.diagonal(projections.infonce(scores)))
+    return jnp.mean(_logspace.diagonal(projections.infonce(scores)))
 
 
-def dv(scores: Float[Array, "n n"]) -> Float[Array, ""]:
+def dv(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
     """The Donsker–Varadhan estimate, which MINE reports: no ceiling, but a variance that grows like e^MI.
 
     Formula: E_P[T] - log E_Q[e^T].
@@ -67,7 +69,7 @@ def dv(scores: Float[Array, "n n"]) -> Float[Array, ""]:
     return smile(scores, jnp.inf)
 
 
-def smile(scores: Float[Array, "n n"], tau: float | Float[Array, ""] = 5.0) -> Float[Array, ""]:
+def smile(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = 5.0) -> Float[Array, ""]:
     """SMILE, the smoothed estimate: Donsker–Varadhan with the density ratio clipped inside the partition function.
 
     Formula: E_P[T] - log E_Q[clip(e^T, e^-tau, e^tau)].
@@ -100,11 +102,11 @@ def smile(scores: Float[Array, "n n"], tau: float | Float[Array, ""] = 5.0) -> F
 
 @jax.jit
 def _mean_diagonal(log_ratio):
-    return jnp.mean(jnp.diagonal(log_ratio))
+    return jnp.mean(_logspace.diagonal(log_ratio))
 
 
 @jax.jit
-def nwj(scores: Float[Array, "n n"]) -> Float[Array, ""]:
+def nwj(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
     """The bound of Nguyen, Wainwright and Jordan (also f-GAN KL, MINE-f): unbiased, of variance that grows like e^MI.
 
     Formula: E_P[T] - E_Q[e^{T-1}].
@@ -132,7 +134,7 @@ def nwj(scores: Float[Array, "n n"]) -> Float[Array, ""]:
 
 
 @jax.jit
-def tuba(scores: Float[Array, "n n"], log_baseline: Float[Array, " n"]) -> Float[Array, ""]:
+def tuba(scores: Float[Array, "n n"] | Groups, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
     """TUBA, the unnormalised Barber–Agakov bound: NWJ with a log baseline a(x) in place of the constant 1.
 
     Formula: 1 + E_P[T - a(x)] - E_Q[e^{T - a(x)}], which is `nwj(scores - log_baseline[:, None] + 1)`.
@@ -155,16 +157,16 @@ def tuba(scores: Float[Array, "n n"], log_baseline: Float[Array, " n"]) -> Float
     Source: Poole et al. (2019), Eq. 8.
     """
     scores = _checks.score_matrix(scores)
-    return _unnormalised(scores - _checks.per_row(log_baseline, scores, "log_baseline")[:, None])
+    return _unnormalised(scores - _checks.per_row(log_baseline, scores, "log_baseline")[..., None])
 
 
-def _unnormalised(log_ratio: Float[Array, "n n"]) -> Float[Array, ""]:
+def _unnormalised(log_ratio: Float[Array, "*g n n"]) -> Float[Array, ""]:
     """1 + E_P[log r] - E_Q[r]: a lower bound on MI for any positive r, tight at the density ratio."""
-    return 1.0 + jnp.mean(jnp.diagonal(log_ratio)) - _logspace.mean_exp_off_diagonal(log_ratio)
+    return 1.0 + jnp.mean(_logspace.diagonal(log_ratio)) - _logspace.mean_exp_off_diagonal(log_ratio)
 
 
 def interpolated(
-    scores: Float[Array, "n n"], log_baseline: Float[Array, " n"], alpha: float | Float[Array, ""]
+    scores: Float[Array, "n n"] | Groups, log_baseline: Float[Array, "*g n"], alpha: float | Float[Array, ""]
 ) -> Float[Array, ""]:
     """The interpolated bound of Poole et al., between TUBA (alpha = 0) and InfoNCE (alpha = 1).
 
@@ -204,17 +206,16 @@ def interpolated(
 @jax.jit
 def _interpolated(scores, log_baseline, alpha):
     scores = _checks.score_matrix(scores)
-    baseline = _checks.per_row(log_baseline, scores, "log_baseline")[:, None]
+    baseline = _checks.per_row(log_baseline, scores, "log_baseline")[..., None]
     mixture = _logspace.log_mean_exp_leave_one_out(scores)
     mixed = _logspace.log_interpolate(mixture, jnp.broadcast_to(baseline, scores.shape), alpha)
-    n = scores.shape[0]
-    positives = jnp.where(jnp.eye(n, dtype=bool), 0.0, jnp.diagonal(scores)[:, None] - mixed)
-    normaliser = _logspace.mean_exp_off_diagonal(scores - jnp.diagonal(mixed)[:, None])
-    return 1.0 + jnp.sum(positives) / (n * (n - 1)) - normaliser
+    positives = _logspace.off_diagonal(_logspace.diagonal(scores)[..., None] - mixed, fill=0.0)
+    normaliser = _logspace.mean_exp_off_diagonal(scores - _logspace.diagonal(mixed)[..., None])
+    return 1.0 + jnp.sum(positives) / _logspace.negatives(scores) - normaliser
 
 
 @jax.jit
-def logistic_objective(scores: Float[Array, "n n"]) -> Float[Array, ""]:
+def logistic_objective(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
     """The logistic (Jensen–Shannon) objective: log likelihood of telling joint pairs from product-of-marginals pairs.
 
     Formula: E_P[log σ(T)] + E_Q[log σ(-T)], with σ the logistic function.
@@ -239,6 +240,5 @@ def logistic_objective(scores: Float[Array, "n n"]) -> Float[Array, ""]:
     Source: Song & Ermon (2020), Section 5 ("logistic regression"); Hjelm et al. (2018).
     """
     scores = _checks.score_matrix(scores)
-    n = scores.shape[0]
-    negatives = jnp.where(jnp.eye(n, dtype=bool), 0.0, jax.nn.log_sigmoid(-scores))
-    return jnp.mean(jax.nn.log_sigmoid(jnp.diagonal(scores))) + jnp.sum(negatives) / (n * (n - 1))
+    negatives = _logspace.off_diagonal(jax.nn.log_sigmoid(-scores), fill=0.0)
+    return jnp.mean(jax.nn.log_sigmoid(_logspace.diagonal(scores))) + jnp.sum(negatives) / _logspace.negatives(scores)

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax import _checks, bounds, projections
+from mi_jax import _checks, _logspace, bounds, projections
+from mi_jax.groups import Groups
 
-Scores: TypeAlias = Float[Array, "n n"]
+Scores: TypeAlias = Float[Array, "n n"] | Groups
 Nats: TypeAlias = Float[Array, ""]
 Objective: TypeAlias = Callable[[Scores, Any], tuple[Nats, Any]]
 
@@ -182,7 +183,7 @@ def mine(decay: float | Float[Array, ""] = 0.99) -> Estimator:
         log_average = jnp.where(jnp.isneginf(log_average), batch, with_batch)
         # Equal to log_z, with its gradient scaled by Z / Z̄.
         partition = batch + jnp.exp(batch - log_average) * (log_z - batch)
-        return jnp.mean(jnp.diagonal(_checks.score_matrix(scores))) - partition, log_average
+        return jnp.mean(_logspace.diagonal(_checks.score_matrix(scores))) - partition, log_average
 
     return Estimator(lambda: jnp.asarray(-jnp.inf, float), objective, {"mine": bounds.dv})
 
@@ -283,10 +284,10 @@ def _tuba(scores: Scores) -> Nats:
     return bounds.tuba(scores, _no_baseline(scores))
 
 
-def _no_baseline(scores: Scores) -> Float[Array, " n"]:
+def _no_baseline(scores: Scores) -> Float[Array, "*g n"]:
     """The log baseline 0, for scores that hold theirs already."""
-    return jnp.zeros(scores.shape[:1], scores.dtype)
+    return jnp.zeros(_checks.score_matrix(scores).shape[:-1])
 
 
 def _js(scores: Scores) -> Nats:
-    return bounds.nwj(scores + 1.0)
+    return bounds.nwj(jax.tree.map(lambda matrix: matrix + 1.0, scores))

@@ -6,6 +6,7 @@ file is step 2. The diagonal of what a function here returns is the pointwise MI
 the diagonal's mean is the bound of the same name in `mi_jax.bounds`.
 
 Throughout, `scores[i, j] = T(x_i, y_j)`: joint pairs on the diagonal, product-of-marginals pairs off it.
+Of `Groups` of them the log ratios are (g, m, m).
 """
 
 import math
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mi_jax import _checks, _logspace
+from mi_jax.groups import Groups
 
 
-def log_partition(scores: Float[Array, "n n"], tau: float | Float[Array, ""] = jnp.inf) -> Float[Array, ""]:
+def log_partition(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = jnp.inf) -> Float[Array, ""]:
     """The log of the partition estimate, the mean of the (clipped) ratio over the product-of-marginals pairs.
 
     Formula: log E_{Q_n}[clip(e^T, e^-tau, e^tau)], over the n(n - 1) off-diagonal pairs.
@@ -55,7 +57,7 @@ def _log_partition(scores, tau):
     return _logspace.log_mean_exp_off_diagonal(jnp.clip(_checks.score_matrix(scores), -tau, tau))
 
 
-def dv(scores: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def dv(scores: Float[Array, "n n"] | Groups) -> Float[Array, "*g n n"]:
     """The Donsker–Varadhan projection, by one partition estimate for the whole batch.
 
     Formula: log Γ(r; Q_n) = T - log E_{Q_n}[e^T].
@@ -84,7 +86,7 @@ def dv(scores: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 @jax.jit
-def infonce(scores: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def infonce(scores: Float[Array, "n n"] | Groups) -> Float[Array, "*g n n"]:
     """The InfoNCE (CPC) projection, by one partition estimate for each x_i, its own positive included.
 
     Formula: log Γ(r; Q_n)_ij = T_ij - log (1/n) Σ_k e^{T_ik}.
@@ -110,10 +112,10 @@ def infonce(scores: Float[Array, "n n"]) -> Float[Array, "n n"]:
     Source: Song & Ermon (2020), Eq. 5, Table 1 and Corollary 2.
     """
     scores = _checks.score_matrix(scores)
-    return jax.nn.log_softmax(scores, axis=1) + math.log(scores.shape[1])
+    return jax.nn.log_softmax(scores, axis=-1) + math.log(scores.shape[-1])
 
 
-def smile(scores: Float[Array, "n n"], tau: float | Float[Array, ""] = 5.0) -> Float[Array, "n n"]:
+def smile(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = 5.0) -> Float[Array, "*g n n"]:
     """The SMILE projection, by a partition estimate from clipped ratios.
 
     Formula: log Γ(r; Q_n) = T - log E_{Q_n}[clip(e^T, e^-tau, e^tau)].

@@ -1,5 +1,7 @@
 """Two virtual CPU devices for every test, so that what spreads over devices is tested wherever the tests run."""
 
+from pathlib import Path
+
 import chex
 import jax
 import pytest
@@ -11,6 +13,15 @@ jax.config.update("jax_num_cpu_devices", 2)
 def _fresh_trace_counts():
     """`chex.assert_max_traces` counts by a function's source, over all tests; each test starts from none."""
     chex.clear_trace_counter()
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Real MNIST and part of CIFAR-10, beside the repository where it is developed and where CI runs."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here")
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="module")

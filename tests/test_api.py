@@ -29,6 +29,7 @@ FUNCTIONS = {
     "mi_jax.models": ["discriminative", "make", "gm", "ba", "doe"],
     "mi_jax.evaluation": ["normaliser"],
     "mi_jax.training": ["early_stopping", "study"],
+    "mi_jax.datasets": ["cifar10", "mnist"],
     "mi_jax.estimation": ["estimate"],
     "mi_jax.consistency": ["self_consistency"],
     "mi_jax.theory": [
@@ -47,8 +48,9 @@ FUNCTIONS = {
     ],
 }
 CRITICS = ["MLP", "BaselineCritic", "BilinearCritic", "GaussianCritic", "JointCritic", "SeparableCritic"]
+IMAGES = ["ConvDecoder", "ConvEncoder", "JointConvCritic", "SeparableConvCritic", "VAE"]
 DENSITIES = ["ConditionalGaussian", "JointRealNVP", "RealNVP", "Standardize"]
-CLASSES = {"mi_jax.networks": [*CRITICS, *DENSITIES]}
+CLASSES = {"mi_jax.networks": [*CRITICS, *IMAGES, *DENSITIES]}
 documented = [(module, name) for module, names in FUNCTIONS.items() for name in names]
 
 

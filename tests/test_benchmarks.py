@@ -210,7 +210,7 @@ def test_the_paper_preset_holds_everything_on_both_tasks():
 
 def test_throughput_writes_ratios_of_the_second_over_the_first(tmp_path, monkeypatch):
     slow, fast = gaussian.GENERATIVE["gm"]((200, 200)), gaussian.GENERATIVE["ba"]((8,))
-    compared = {"A heading": [throughput.Comparison(4, ("fast", fast), ("slow", slow))]}
+    compared = {"A heading": [throughput.on_gaussian(4, ("fast", fast), ("slow", slow))]}
     monkeypatch.setattr(throughput, "comparisons", lambda: compared)
     throughput.main(["--out", str(tmp_path), "--rounds", "3", "--steps", "3"])
     line = (tmp_path / "steps.md").read_text().strip().split("\n")[-1]

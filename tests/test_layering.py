@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mi_jax"
 # From the bottom up: each may import only from those before it (and, within a folder, as listed).
 LAYERS = [
+    "groups",
     "_checks",
     "_logspace",
     "projections",
@@ -17,9 +18,11 @@ LAYERS = [
     "tasks",
     "networks.mlp",
     "networks.critics",
+    "networks.conv",
     "networks.gaussian",
     "networks.bijections",
     "networks.realnvp",
+    "networks.vae",
     "networks",
     "estimators",
     "models.base",
@@ -34,6 +37,7 @@ LAYERS = [
     "training.studies",
     "training",
     "evaluation",
+    "datasets",
     "preprocessing",
     "cross_fitting",
     "diagnostics",

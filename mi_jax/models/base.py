@@ -11,7 +11,8 @@ class Model(NamedTuple):
 
     Attributes:
       init: `(key, x, y) -> params`; x and y are one example batch, for their shapes.
-      init_state: `() -> state`, what training carries from step to step besides the parameters: () for most.
+      init_state: `key -> state`, what training carries from step to step besides the parameters: () for most; of one
+        that draws random numbers the key for them.
       loss: `(params, state, x, y) -> (loss, (state, {name: nats}))`; training minimises the loss. The read-outs are those of
         this batch at these parameters, before any update.
       log_ratio: `(params, x, y) -> (n,)`, in nats: log p(x_i, y_i) / (p(x_i) p(y_i)) of paired rows, the pointwise MI,
@@ -20,7 +21,7 @@ class Model(NamedTuple):
     """
 
     init: Callable[[PRNGKeyArray, Array, Array], Any]
-    init_state: Callable[[], Any]
+    init_state: Callable[[PRNGKeyArray], Any]
     loss: Callable[[Any, Any, Array, Array], tuple[Float[Array, ""], tuple[Any, Mapping[str, Float[Array, ""]]]]]
     log_ratio: Callable[[Any, Array, Array], Float[Array, " n"]]
     scores: Callable[[Any, Array, Array], Float[Array, "n m"]] | None = None

@@ -1,17 +1,19 @@
 """The discriminative model: a critic, and the estimator that trains and reads it."""
 
+import functools
 from typing import Any, cast
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mi_jax import _checks
+from mi_jax import _checks, groups
 from mi_jax.estimators import Estimator, Nats
+from mi_jax.groups import Groups
 from mi_jax.models.base import Model
 
 
-def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
+def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None = None) -> Model:
     """A critic trained and read out by an estimator.
 
     Formula: loss = -objective(T(x_i, y_j)); log ratio = T(x_i, y_i) - estimator.offset, in nats.
@@ -23,13 +25,17 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
     Args:
       critic: a module with `__call__(x, y) -> (n, m)` scores (`mi_jax.networks`).
       estimator: what trains it and what is read out (`mi_jax.estimators`).
+      group: cut each batch into groups of so many pairs, and score only those within a group (`mi_jax.Groups`): of n pairs
+        n·group are scored, and not n². Rows beyond the last full group are left out; a smaller batch is one group. By
+        default all pairs are scored, as one matrix.
 
     Returns:
       A `Model`.
 
     Raises:
       TypeError: if `critic` is no Flax module or `estimator` no `Estimator`: a name, a class, or a function not called.
-      ValueError: at its first call, from the bounds, if the critic does not give a square floating matrix for n paired rows.
+      ValueError: if `group` is below 2; at its first call, from the bounds, if the critic does not give a square floating
+        matrix for n paired rows.
 
     Example:
       >>> import jax
@@ -37,7 +43,7 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
       >>> model = models.discriminative(networks.SeparableCritic(), estimators.smile(tau=1.0))
       >>> x, y = tasks.gaussian(dim=20, mi=2.0).sample(jax.random.key(0), 64)
       >>> params = model.init(jax.random.key(1), x, y)
-      >>> loss, (state, nats) = model.loss(params, model.init_state(), x, y)
+      >>> loss, (state, nats) = model.loss(params, model.init_state(jax.random.key(2)), x, y)
       >>> list(nats), model.log_ratio(params, x, y).shape
       (['smile'], (64,))
 
@@ -45,6 +51,8 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
     """
     _checks.instance(critic, nn.Module, "critic")
     _checks.instance(estimator, Estimator, "estimator")
+    if group is not None and _checks.positive_int(group, "group") < 2:
+        raise ValueError("group must be at least 2, so that there are negatives, got 1")
 
     def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
         return critic.init(key, x, y)
@@ -52,8 +60,13 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
     def scores(params: Any, x: Array, y: Array) -> Float[Array, "n m"]:
         return cast(Array, critic.apply(params, x, y))
 
+    def batch_scores(params: Any, x: Array, y: Array) -> Float[Array, "n n"] | Groups:
+        if group is None or len(x) < 2 * group:
+            return scores(params, x[:group], y[:group])
+        return Groups(jax.vmap(functools.partial(scores, params))(groups.cut(x, group), groups.cut(y, group)))
+
     def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Nats, tuple[Any, dict[str, Nats]]]:
-        batch = scores(params, x, y)
+        batch = batch_scores(params, x, y)
         value, state = estimator.objective(batch, state)
         # Behind the barrier the read-outs share no arithmetic with the objective. Shared, it was fused with the gradient's
         # on one device and not on two, and the last bits of the read-outs changed with the number of devices.
@@ -66,4 +79,4 @@ def discriminative(critic: nn.Module, estimator: Estimator) -> Model:
         paired = jax.vmap(lambda xi, yi: scores(params, xi[None], yi[None])[0, 0])
         return paired(x, y) - estimator.offset
 
-    return Model(init, estimator.init, loss, log_ratio, scores)
+    return Model(init, lambda _: estimator.init(), loss, log_ratio, scores)

@@ -19,6 +19,10 @@ from mi_jax.networks import Flow, JointRealNVP, RealNVP
 LogDensity = Float[Array, " n"]
 
 
+# Log ratios are functions of their arguments, so they draw with a key of their own.
+LOG_RATIO_KEY = 0
+
+
 class _Part(NamedTuple):
     """A density of a model: its module, which of "xy" are its arguments, and its sign in the log ratio."""
 
@@ -58,7 +62,7 @@ def gm(joint: nn.Module | None = None, marginal_x: nn.Module | None = None, marg
       >>> model = models.gm()
       >>> x, y = tasks.gaussian(dim=20, mi=2.0).sample(jax.random.key(0), 64)
       >>> params = model.init(jax.random.key(1), x, y)
-      >>> loss, (state, nats) = model.loss(params, model.init_state(), x, y)
+      >>> loss, (state, nats) = model.loss(params, model.init_state(jax.random.key(2)), x, y)
       >>> list(nats), model.log_ratio(params, x, y).shape
       (['gm'], (64,))
 
@@ -163,7 +167,11 @@ def _density(given: Any, role: str, default: type[nn.Module], other: type[nn.Mod
 
 
 def _quotient(name: str, parts: Mapping[str, _Part], log_marginal: Callable[[Array], LogDensity] | None = None) -> Model:
-    """The model whose log ratio is the signed sum of its densities, less the known log marginal of x if there is one."""
+    """The model whose log ratio is the signed sum of its densities, less the known log marginal of x if there is one.
+
+    Densities that draw random numbers, as a VAE does, are `stochastic`; the model's state is then the key for them.
+    """
+    draws = any(getattr(part.density, "stochastic", False) for part in parts.values())
 
     def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
         _checks.same_rows(x=x, y=y)
@@ -171,9 +179,13 @@ def _quotient(name: str, parts: Mapping[str, _Part], log_marginal: Callable[[Arr
         each = zip(parts.items(), keys, strict=True)
         return {role: part.density.init(own_key, *part.arguments(x, y)) for (role, part), own_key in each}
 
-    def log_densities(params: Any, x: Array, y: Array) -> dict[str, LogDensity]:
+    def log_densities(params: Any, x: Array, y: Array, key: PRNGKeyArray | None) -> dict[str, LogDensity]:
         _checks.same_rows(x=x, y=y)
-        made = {role: part.density.apply(params[role], *part.arguments(x, y)) for role, part in parts.items()}
+        streams = [None] * len(parts) if key is None else [{"sample": own} for own in jax.random.split(key, len(parts))]
+        made = {
+            role: part.density.apply(params[role], *part.arguments(x, y), rngs=stream)
+            for (role, part), stream in zip(parts.items(), streams, strict=True)
+        }
         return {role: _one_a_row(log_density, x, role) for role, log_density in made.items()}
 
     def ratio(logs: Mapping[str, LogDensity], x: Array) -> LogDensity:
@@ -181,15 +193,16 @@ def _quotient(name: str, parts: Mapping[str, _Part], log_marginal: Callable[[Arr
         return learned if log_marginal is None else learned - _one_a_row(log_marginal(x), x, "log_marginal")
 
     def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-        logs = log_densities(params, x, y)
+        state, key = jax.random.split(state) if draws else (state, None)
+        logs = log_densities(params, x, y, key)
         # Behind the barrier the read-out shares no arithmetic with the loss, as in the discriminative model.
         apart = jax.lax.optimization_barrier(jax.lax.stop_gradient(logs))
         return -jnp.stack(list(logs.values())).mean(axis=1).sum(), (state, {name: ratio(apart, x).mean()})
 
     def log_ratio(params: Any, x: Array, y: Array) -> LogDensity:
-        return ratio(log_densities(params, x, y), x)
+        return ratio(log_densities(params, x, y, jax.random.key(LOG_RATIO_KEY) if draws else None), x)
 
-    return Model(init, tuple, loss, log_ratio)
+    return Model(init, lambda key: key if draws else (), loss, log_ratio)
 
 
 def _one_a_row(log_density: Any, x: Array, role: str) -> LogDensity:

@@ -18,6 +18,9 @@ from mi_jax.models import Model
 Batch = Callable[[PRNGKeyArray, Int[Array, ""]], tuple[Array, Array]]
 Settings = Mapping[str, Any]
 
+# What is folded into a seed's key for other uses than a step of training: steps are int32, and none has such a number.
+READ_OUT_NUMBER, MODEL_NUMBER = 2**32 - 1, 2**32 - 2
+
 
 class TrainState(NamedTuple):
     """Everything that training carries from one step to the next.
@@ -124,7 +127,8 @@ def trainer(
         # For most models for the shapes alone: the compiler drops the drawing of this batch.
         x, y = batch(batch_key, step) if example is None else example
         params = model.init(params_key, x, y)
-        return TrainState(batch_key, step, params, optimizer.init(params), model.init_state(), jnp.zeros((), bool))
+        model_state = model.init_state(jax.random.fold_in(batch_key, jnp.uint32(MODEL_NUMBER)))
+        return TrainState(batch_key, step, params, optimizer.init(params), model_state, jnp.zeros((), bool))
 
     def step(state: TrainState) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
         x, y = batch(jax.random.fold_in(state.key, state.step), state.step)
@@ -225,8 +229,7 @@ def fixed_read_outs(recipe: Trainer, state: TrainState, batches: int) -> Mapping
 
     Source: Song & Ermon (2020), Theorem 2, whose variance is this one.
     """
-    # Steps are int32, so that no step of training has this number.
-    root = jax.random.fold_in(state.key, jnp.uint32(2**32 - 1))
+    root = jax.random.fold_in(state.key, jnp.uint32(READ_OUT_NUMBER))
     return jax.lax.map(
         lambda number: recipe.step(state._replace(key=jax.random.fold_in(root, number)))[1], jnp.arange(batches)
     )

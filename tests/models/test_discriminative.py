@@ -15,7 +15,7 @@ def test_loss_is_minus_the_objective_and_read_outs_are_of_the_same_scores(pairs)
     model = models.discriminative(networks.JointCritic(), estimators.combined(js=estimators.js(), s=estimators.smile(1.0)))
     params = model.init(jax.random.key(1), *pairs)
     scores = model.scores(params, *pairs)
-    loss, (state, nats) = model.loss(params, model.init_state(), *pairs)
+    loss, (state, nats) = model.loss(params, model.init_state(jax.random.key(7)), *pairs)
     np.testing.assert_allclose(loss, -bounds.logistic_objective(scores), rtol=1e-6)
     np.testing.assert_allclose(nats["js"], bounds.nwj(scores + 1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(nats["s"], bounds.smile(scores, 1.0), rtol=1e-5, atol=1e-6)
@@ -43,7 +43,7 @@ def test_log_ratio_does_not_build_the_matrix(pairs):
 def test_state_of_mine_is_carried(pairs):
     model = models.discriminative(networks.SeparableCritic(), estimators.mine(decay=0.5))
     params = model.init(jax.random.key(1), *pairs)
-    _, (first, _) = model.loss(params, model.init_state(), *pairs)
+    _, (first, _) = model.loss(params, model.init_state(jax.random.key(7)), *pairs)
     _, (second, _) = model.loss(params, first + 1.0, *pairs)
     assert second > first
 

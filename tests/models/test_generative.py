@@ -61,7 +61,7 @@ def test_loss_is_the_likelihood_and_the_ratio_a_quotient(name):
         "ba": lambda: logs["conditional"] - log_normal(x),
         "doe": lambda: logs["conditional"] - logs["marginal"],
     }[name]()
-    loss, (state, nats) = model.loss(params, model.init_state(), x, y)
+    loss, (state, nats) = model.loss(params, model.init_state(jax.random.key(7)), x, y)
     assert state == ()
     assert model.scores is None
     np.testing.assert_allclose(loss, -sum(log.mean() for log in logs.values()), rtol=1e-4)

@@ -35,10 +35,10 @@ def test_shapes_and_types(name):
     model = small(name)
     x, y = batch()
     params = model.init(jax.random.key(1), x, y)
-    loss, (state, nats) = model.loss(params, model.init_state(), x, y)
+    loss, (state, nats) = model.loss(params, model.init_state(jax.random.key(7)), x, y)
     chex.assert_shape(loss, ())
     chex.assert_tree_all_finite((loss, nats, params))
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, model.init_state())
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, model.init_state(jax.random.key(7)))
     assert nats
     for value in nats.values():
         chex.assert_shape(value, ())
@@ -63,8 +63,8 @@ def test_unchanged_by_permuting_the_pairs(name):
     x, y = batch()
     params = model.init(jax.random.key(1), x, y)
     order = jax.random.permutation(jax.random.key(2), 16)
-    loss, (_, nats) = model.loss(params, model.init_state(), x, y)
-    permuted, (_, permuted_nats) = model.loss(params, model.init_state(), x[order], y[order])
+    loss, (_, nats) = model.loss(params, model.init_state(jax.random.key(7)), x, y)
+    permuted, (_, permuted_nats) = model.loss(params, model.init_state(jax.random.key(7)), x[order], y[order])
     chex.assert_trees_all_close((loss, nats), (permuted, permuted_nats), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         model.log_ratio(params, x[order], y[order]), model.log_ratio(params, x, y)[order], rtol=1e-4, atol=1e-5
@@ -77,7 +77,7 @@ def test_the_second_call_does_not_compile(name):
     loss = jax.jit(chex.assert_max_traces(model.loss, n=1))
     x, y = batch()
     params = model.init(jax.random.key(1), x, y)
-    state = model.init_state()
+    state = model.init_state(jax.random.key(7))
     for _ in range(2):
         _, (state, _) = loss(params, state, x, y)
 
@@ -87,7 +87,7 @@ def test_same_with_and_without_jit_and_under_vmap(name):
     model = small(name)
     x, y = batch()
     params = model.init(jax.random.key(1), x, y)
-    state = model.init_state()
+    state = model.init_state(jax.random.key(7))
     plain = model.loss(params, state, x, y)
     chex.assert_trees_all_close(jax.jit(model.loss)(params, state, x, y), plain, rtol=1e-4, atol=1e-5)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (params, state, x, y))

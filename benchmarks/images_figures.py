@@ -1,0 +1,260 @@
+"""Figures 3 to 6 and the verdicts of the image experiment, drawn from its rows; nothing is trained here."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from benchmarks import drawing, machine
+from mi_jax import consistency, datasets
+from mi_jax.consistency import Measured
+
+# Read-outs in the order of the paper's figures, with the names people know them by.
+READ_OUTS = {
+    "cpc": "CPC",
+    "mine": "MINE",
+    "smile_1": "SMILE (τ = 1)",
+    "smile_5": "SMILE (τ = 5)",
+    "gm": "GM (ELBOs)",
+    "gm_iw": "GM (importance-weighted)",
+}
+NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All rows in a folder."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "rows").glob("*.json"))]
+
+
+class Results:
+    """The held-out estimates of one dataset's rows."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+        self.rows = rows
+        self.cells: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+        self.left_out: list[str] = []
+        for row in rows:
+            config = row["config"]
+            for name, told in row["held_out"].items():
+                if row["diverged"] or told["value"] is None or told["stderr"] is None:
+                    what = "diverged" if row["diverged"] else f"{name} is not finite"
+                    self.left_out.append(
+                        f"{config['data']} {config['objective']} {config['setting']} t = {config['t']}, "
+                        f"seed {config['seed']}: {what}"
+                    )
+                else:
+                    self.cells.setdefault((config["setting"], name, config["t"]), []).append(told)
+        self.left_out = list(dict.fromkeys(self.left_out))
+
+    def ts(self, setting: str, name: str) -> list[int]:
+        """At how many rows there is an estimate."""
+        return sorted(t for where, what, t in self.cells if (where, what) == (setting, name))
+
+    def values(self, setting: str, name: str, t: int) -> np.ndarray:
+        """The seeds' estimates."""
+        return np.array([told["value"] for told in self.cells[setting, name, t]])
+
+    def measured(self, setting: str, name: str, t: int) -> Measured:
+        """The mean over seeds and its interval: seeds share the test images, whose error is therefore not averaged away."""
+        told = self.cells[setting, name, t]
+        values = self.values(setting, name, t)
+        sampling = np.mean([float(one["stderr"]) ** 2 for one in told])
+        between = np.var(values, ddof=1) / len(values) if len(values) > 1 else 0.0
+        reach = 1.96 * math.sqrt(sampling + between)
+        return Measured(float(values.mean()), float(values.mean()) - reach, float(values.mean()) + reach)
+
+    def ratios(self, setting: str, name: str) -> dict[int, consistency.Property]:
+        """At each t the ratio to the first setting at the same t, and the verdict."""
+        target = 2.0 if setting == "additivity" else 1.0
+        says = "I([X1, X2]; [Y1, Y2]) = 2 I(X; Y)" if setting == "additivity" else "I([X, X]; [Y, h(Y)]) = I(X; Y)"
+        shared = [t for t in self.ts(setting, name) if t in self.ts("rows", name)]
+        both = {t: (self.measured(setting, name, t), self.measured("rows", name, t)) for t in shared}
+        return {t: consistency.compare(setting, says, {"two": two, "one": one}, target) for t, (two, one) in both.items()}
+
+    def independence(self, name: str) -> consistency.Property | None:
+        """I(X; Y) at t = 0, where Y is constant, over that at the largest t."""
+        ts = self.ts("rows", name)
+        if len(ts) < 2 or ts[0]:
+            return None
+        estimates = {f"t = {t}": self.measured("rows", name, t) for t in (0, ts[-1])}
+        return consistency.compare("independence", "I(X; Y) = 0 at t = 0", estimates, 0.0)
+
+
+def draw(folder: Path, data: Mapping[str, datasets.Dataset], command: str) -> list[Path]:
+    """Write the figures and the table; returns their paths.
+
+    Raises:
+      ValueError: if there are no rows.
+    """
+    rows = read(folder)
+    if not rows:
+        raise ValueError(f"there are no rows in {folder} to draw; run the benchmark first")
+    results = {name: Results([row for row in rows if row["config"]["data"] == name]) for name in NAMES}
+    results = {name: found for name, found in results.items() if found.rows}
+    written = []
+    with drawing.style():
+        figures = {f"figure3-{name}": settings_figure(images) for name, images in data.items()}
+        figures["figure4"] = estimates_figure(results)
+        figures["figure5"] = ratios_figure(results, "processing", 1.0, "I([X, X]; [Y, h(Y)]) / I(X; Y)")
+        figures["figure6"] = ratios_figure(results, "additivity", 2.0, "I([X1, X2]; [Y1, Y2]) / I(X; Y)")
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png")
+            written.append(folder / f"{name}.png")
+    (folder / "images.md").write_text(page(results, command))
+    return [*written, folder / "images.md"]
+
+
+def settings_figure(data: datasets.Dataset) -> Figure:
+    """Figure 3: the three settings, with real images."""
+    height = data.test.images.shape[1]
+    t, less = height // 2, height // 2 - 3
+    first, second = data.test.images[0], data.test.images[1]
+    top = lambda image, rows: np.where(np.arange(height)[:, None, None] < rows, image, 0)  # noqa: E731
+    settings = {
+        f"1: X and its top {t} rows": ([first], [top(first, t)]),
+        f"2: [X, X] and the top {t} and {less} rows": ([first, first], [top(first, t), top(first, less)]),
+        f"3: [X₁, X₂] and the top {t} rows of each": ([first, second], [top(first, t), top(second, t)]),
+    }
+    figure = Figure(figsize=(7.5, 2.8), layout="constrained")
+    parts: Any = figure.subfigures(1, 3, width_ratios=(1, 2, 2))
+    for part, (title, pair) in zip(parts, settings.items(), strict=True):
+        part.suptitle(title)
+        panels = part.subplots(2, len(pair[0]), squeeze=False)
+        for line, name, images in zip(panels, "XY", pair, strict=True):
+            line[0].set_ylabel(name, rotation=0)
+            for panel, image in zip(line, images, strict=True):
+                panel.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+                panel.set(xticks=[], yticks=[])
+    return figure
+
+
+def estimates_figure(results: Mapping[str, Results]) -> Figure:
+    """Figure 4: I(X; Y) against t, and how well the label can be told from the same rows."""
+    figure = Figure(figsize=(4.6 * len(results), 5.6), layout="constrained")
+    panels = figure.subplots(2, len(results), squeeze=False, height_ratios=(2, 1))
+    for column, (data, found) in enumerate(results.items()):
+        upper, lower = panels[:, column]
+        for name in READ_OUTS:
+            _line(upper, found.ts("rows", name), [found.values("rows", name, t) for t in found.ts("rows", name)], name)
+        accuracy = found.ts("rows", "accuracy")
+        _line(lower, accuracy, [found.values("rows", "accuracy", t) for t in accuracy], "accuracy")
+        upper.set_yscale("symlog", linthresh=1.0)
+        upper.set(title=NAMES[data], ylabel="estimate of I(X; Y) (nats)")
+        upper.axhline(0.0, color="black", lw=0.5)
+        lower.set(xlabel="t, rows of the image in Y", ylabel="label accuracy", ylim=(0, 1))
+    drawing.legend(figure, panels[0])
+    return figure
+
+
+def ratios_figure(results: Mapping[str, Results], setting: str, ideal: float, label: str) -> Figure:
+    """Figures 5 and 6: a ratio against t, with the interval that its verdict rests on."""
+    figure = Figure(figsize=(4.6 * len(results), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    for panel, (data, found) in zip(panels, results.items(), strict=True):
+        for name in READ_OUTS:
+            ratios = {t: ratio for t, ratio in found.ratios(setting, name).items() if math.isfinite(ratio.interval[0])}
+            if ratios:
+                centre = np.array([ratio.ratio for ratio in ratios.values()])
+                ends = np.abs(np.array([ratio.interval for ratio in ratios.values()]).T - centre)
+                offset = 0.15 * (list(READ_OUTS).index(name) - 2.5)  # so that intervals do not hide one another
+                panel.errorbar(np.array(list(ratios)) + offset, centre, ends, **_style(name))
+        panel.axhline(ideal, color="black", lw=0.7, ls=":")
+        panel.set(title=NAMES[data], xlabel="t", ylabel=label, ylim=(ideal - 1.2, ideal + 1.2))
+    drawing.legend(figure, panels)
+    return figure
+
+
+def _style(name: str) -> dict[str, Any]:
+    place = list(READ_OUTS).index(name) if name in READ_OUTS else None
+    color = "black" if place is None else f"C{place}"
+    return {"color": color, "marker": "o", "ms": 2.5, "lw": 1, "capsize": 1.5, "label": READ_OUTS.get(name, name)}
+
+
+def _line(panel: Axes, ts: Sequence[int], values: Sequence[np.ndarray], name: str) -> None:
+    """The mean over seeds, and their range."""
+    if ts:
+        centre = np.array([seeds.mean() for seeds in values])
+        ends = [[mean - seeds.min(), seeds.max() - mean] for mean, seeds in zip(centre, values, strict=True)]
+        panel.errorbar(ts, centre, np.array(ends).T, **_style(name))
+
+
+def page(results: Mapping[str, Results], command: str) -> str:
+    """Every number, the verdicts, and the runs left out, as Markdown."""
+    parts = [
+        "# Self-consistency on images",
+        f"`{command}`; {machine.description()}. Estimates in nats on test images, mean over seeds; X is an image and Y its "
+        "top t rows. Y is a function of X, so I(X; Y) is the entropy of the rows, hundreds of nats: no estimate here comes "
+        "near it, and what is tested is whether they are consistent with themselves.",
+    ]
+    for data, found in results.items():
+        note = "; not the official pixels: these went through JPEG once" if data == "cifar10" else ""
+        parts += [f"## {NAMES[data]}", f"{_protocol(found)}{note}."]
+        for setting, title in (
+            ("rows", "I(X; Y)"),
+            ("processing", "I([X, X]; [Y, h(Y)])"),
+            ("additivity", "I([X1, X2]; [Y1, Y2])"),
+        ):
+            names = [name for name in (*READ_OUTS, "accuracy") if found.ts(setting, name)]
+            ts = sorted({t for name in names for t in found.ts(setting, name)})
+            if names:
+                lines = [[READ_OUTS.get(name, name), *(_cell(found, setting, name, t) for t in ts)] for name in names]
+                parts += [f"### {title}", _table(lines, ["", *(f"t = {t}" for t in ts)])]
+        parts += ["### Verdicts", _table(_verdicts(found), ["", "property", "t", "ratio", "interval", "verdict"])]
+        parts += [
+            "### Bounds of the VAEs",
+            _table(_bounds(found), ["t", "setting", "density", "ELBO", "importance-weighted"]),
+        ]
+        lost = [f"- {line}" for line in found.left_out] or ["None: every run stayed finite."]
+        parts += ["### Runs left out", "\n".join(lost)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _protocol(found: Results) -> str:
+    """What all rows share, and what they differ in."""
+    shown = ("critic", "channels", "hidden", "batch", "group", "images", "tests", "epochs", "epochs_gm", "learning_rate")
+    seen = {name: {json.dumps(row["config"][name]) for row in found.rows} for name in shown}
+    seeds = len({row["config"]["seed"] for row in found.rows})
+    return f"{seeds} seeds; " + ", ".join(f"{name} {' or '.join(sorted(values))}" for name, values in seen.items())
+
+
+def _table(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    return tabulate(lines, header, tablefmt="github", disable_numparse=True) if lines else "None."
+
+
+def _cell(found: Results, setting: str, name: str, t: int) -> str:
+    if t not in found.ts(setting, name):
+        return ""
+    measured, values = found.measured(setting, name, t), found.values(setting, name, t)
+    spread = f", seeds {values.min():.2f} to {values.max():.2f}" if len(values) > 1 else ""
+    return f"{measured.mi:.2f} ± {(measured.high - measured.low) / 2:.2f}{spread}"
+
+
+def _verdicts(found: Results) -> list[list[str]]:
+    lines = []
+    for name, label in READ_OUTS.items():
+        independence = found.independence(name)
+        checks = [] if independence is None else [("0", independence)]
+        checks += [
+            (f"{t}", ratio) for setting in ("processing", "additivity") for t, ratio in found.ratios(setting, name).items()
+        ]
+        for t, check in checks:
+            interval = f"{check.interval[0]:.2f} to {check.interval[1]:.2f}"
+            lines.append([label, check.name, t, f"{check.ratio:.2f}", interval, check.verdict])
+    return lines
+
+
+def _bounds(found: Results) -> list[list[str]]:
+    """The ELBO of each density beside its importance-weighted bound: how much of a GM estimate's error the bound is."""
+    lines = []
+    for setting in ("rows", "processing", "additivity"):
+        for t in found.ts(setting, "gm"):
+            for role in ("joint", "marginal_x", "marginal_y"):
+                both = [found.measured(setting, f"{name}_{role}", t) for name in ("gm", "gm_iw")]
+                lines.append([f"{t}", setting, role, *(f"{one.mi:.1f} ± {(one.high - one.low) / 2:.1f}" for one in both)])
+    return lines

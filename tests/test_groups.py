@@ -1,0 +1,130 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mi_jax import Groups, bounds, estimators, groups, projections
+from tests import reference
+
+GROUPS, SIZE = 3, 4
+BASELINE = np.linspace(-1.0, 1.0, GROUPS * SIZE).reshape(GROUPS, SIZE)
+# name -> the library's function, and the float64 value of (g, m, m) scores
+CASES = {
+    "infonce": (bounds.infonce, lambda s: np.mean([reference.infonce(matrix) for matrix in s])),
+    "logistic_objective": (
+        bounds.logistic_objective,
+        lambda s: np.mean([reference.logistic_objective(matrix) for matrix in s]),
+    ),
+    "dv": (bounds.dv, lambda s: joint(s).mean() - np.log(np.exp(product(s)).mean())),
+    "smile": (
+        functools.partial(bounds.smile, tau=1.0),
+        lambda s: joint(s).mean() - np.log(np.exp(np.clip(product(s), -1, 1)).mean()),
+    ),
+    "nwj": (bounds.nwj, lambda s: np.mean([reference.nwj(matrix) for matrix in s])),
+    "tuba": (
+        lambda s: bounds.tuba(s, jnp.float32(BASELINE)),
+        lambda s: np.mean([reference.tuba(matrix, a) for matrix, a in zip(s, BASELINE, strict=True)]),
+    ),
+    "interpolated": (
+        lambda s: bounds.interpolated(s, jnp.float32(BASELINE), 0.4),
+        lambda s: np.mean([reference.interpolated(matrix, a, 0.4) for matrix, a in zip(s, BASELINE, strict=True)]),
+    ),
+}
+case = pytest.mark.parametrize("name", CASES)
+
+
+def joint(s):
+    return np.concatenate([reference.joint(matrix) for matrix in s])
+
+
+def product(s):
+    return np.concatenate([reference.product(matrix) for matrix in s])
+
+
+def scores(size=GROUPS):
+    """Groups that differ: a mean of their partitions' logs is not the log of the mean."""
+    return np.random.default_rng(0).standard_normal((size, SIZE, SIZE)) + np.arange(size)[:, None, None]
+
+
+@case
+def test_the_pairs_of_all_groups_make_one_estimate(name):
+    bound, formula = CASES[name]
+    np.testing.assert_allclose(bound(Groups(jnp.float32(scores()))), formula(scores()), rtol=1e-5)
+
+
+@case
+def test_gradient_is_that_of_float64_finite_differences(name):
+    bound, formula = CASES[name]
+    s = scores()
+    found = jax.grad(lambda s: bound(Groups(s)))(jnp.float32(s))
+    for entry in ((0, 0, 0), (2, 3, 3), (1, 0, 2)):
+        step = np.zeros_like(s)
+        step[entry] = 1e-5
+        assert found[entry] == pytest.approx((formula(s + step) - formula(s - step)) / 2e-5, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["infonce", "logistic_objective", "dv", "smile", "nwj"])
+def test_one_group_is_the_matrix_itself(name):
+    bound, _ = CASES[name]
+    (matrix,) = jnp.float32(scores(1))
+    assert bound(Groups(matrix[None])) == bound(matrix)
+
+
+def test_the_order_of_groups_and_of_pairs_does_not_matter():
+    s = jnp.float32(scores())
+    order = np.array([2, 0, 3, 1])
+    for bound, _ in (CASES[name] for name in ("infonce", "dv", "smile", "nwj")):
+        np.testing.assert_allclose(bound(Groups(s[::-1][:, order][:, :, order])), bound(Groups(s)), rtol=1e-5)
+
+
+def test_projections_keep_the_groups():
+    s = Groups(jnp.float32(scores()))
+    for projection in (projections.infonce, projections.dv, projections.smile):
+        assert projection(s).shape == (GROUPS, SIZE, SIZE)
+    np.testing.assert_allclose(jnp.exp(projections.infonce(s)).mean(axis=2), 1.0, rtol=1e-5)
+    assert projections.log_partition(s).shape == ()
+
+
+@pytest.mark.parametrize("name", ["infonce", "nwj", "dv", "mine", "js", "smile", "tuba"])
+def test_every_estimator_takes_groups(name):
+    estimator = getattr(estimators, name)()
+    value, state = estimator.objective(Groups(jnp.float32(scores())), estimator.init())
+    assert value.shape == ()
+    assert all(read(Groups(jnp.float32(scores()))).shape == () for read in estimator.read_out.values())
+    assert jax.tree.structure(state) == jax.tree.structure(estimator.init())
+
+
+def test_js_reads_log_ratios():
+    s = Groups(jnp.float32(scores()))
+    np.testing.assert_allclose(estimators.js().read_out["js"](s), bounds.nwj(Groups(s.scores + 1.0)), rtol=1e-6)
+
+
+def test_groups_are_batched_by_vmap():
+    many = jax.random.normal(jax.random.key(0), (5, GROUPS, SIZE, SIZE))
+    expected = [bounds.dv(Groups(s)) for s in many]
+    np.testing.assert_allclose(jax.vmap(bounds.dv)(Groups(many)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4), (0, 3, 3), (2, 1, 1), (2, 2, 3, 3)])
+def test_what_is_no_stack_of_square_matrices_is_refused(shape):
+    with pytest.raises(ValueError, match=r"scores of Groups must be square matrices"):
+        bounds.infonce(Groups(jnp.zeros(shape)))
+
+
+def test_a_stack_that_is_not_called_groups_is_refused():
+    with pytest.raises(ValueError, match="scores must be a square matrix"):
+        bounds.infonce(jnp.zeros((2, 3, 3)))
+
+
+def test_a_baseline_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"log_baseline must have one entry per row of scores, shape \(3, 4\)"):
+        bounds.tuba(Groups(jnp.float32(scores())), jnp.zeros(GROUPS * SIZE))
+
+
+def test_rows_beyond_the_last_full_group_are_left_out():
+    rows = jnp.arange(22).reshape(11, 2)
+    found = groups.cut(rows, 4)
+    assert found.shape == (2, 4, 2)
+    np.testing.assert_array_equal(found.reshape(8, 2), rows[:8])

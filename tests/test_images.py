@@ -1,0 +1,199 @@
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import images, images_figures
+from mi_jax import datasets
+from tests.test_datasets import idx
+
+TINY = images.Cell(channels=(4, 6), hidden=(8,), batch=16, images=64, tests=64, epochs=1, epochs_gm=1, learning_rate=1e-3)
+
+
+def dataset(n=64, seed=0):
+    rng = np.random.default_rng(seed)
+    part = lambda n: datasets.Images(rng.integers(0, 256, (n, 28, 28, 1), np.uint8), np.arange(n, dtype=np.uint8) % 10)  # noqa: E731
+    return datasets.Dataset(part(n), part(n))
+
+
+def test_the_three_settings_are_the_papers():
+    first, second = (jnp.asarray(part) for part in dataset().train.images[:8].reshape(2, 4, 28, 28, 1))
+
+    def pair(setting, t):
+        cell = dataclasses.replace(TINY, setting=setting, t=t)
+        settings = images.Runner(dataset()).settings(cell, dataset().train, 64)
+        return (np.asarray(rows) for rows in cell.pair(settings, first, second))
+
+    def top(rows, t):
+        rows = np.array(rows)
+        rows[:, t:] = 0
+        return rows
+
+    x, y = pair("rows", 9)
+    np.testing.assert_array_equal(x, first)
+    np.testing.assert_array_equal(y, top(first, 9))
+    x, y = pair("processing", 9)
+    np.testing.assert_array_equal(x, np.concatenate([first, first], axis=-1))
+    np.testing.assert_array_equal(y, np.concatenate([top(first, 9), top(first, 6)], axis=-1))
+    x, y = pair("additivity", 9)
+    np.testing.assert_array_equal(x, np.concatenate([first, second], axis=-1))
+    np.testing.assert_array_equal(y, np.concatenate([top(first, 9), top(second, 9)], axis=-1))
+
+
+@pytest.mark.parametrize("objective", images.OBJECTIVES)
+@pytest.mark.parametrize("critic", ["separable", "joint"])
+def test_a_run_gives_a_row(objective, critic, tmp_path):
+    if critic == "joint" and objective in ("gm", "labels"):
+        pytest.skip("no critic in it")
+    cell = dataclasses.replace(TINY, objective=objective, critic=critic, group=4 if critic == "joint" else None)
+    images.run_missing([cell], 2, dataset(), tmp_path, math.inf)
+    found = images_figures.read(tmp_path)
+    assert [row["config"]["seed"] for row in found] == [0, 1]
+    for row in found:
+        assert not row["diverged"]
+        assert all(math.isfinite(told["value"]) and told["stderr"] >= 0 for told in row["held_out"].values())
+        assert row["config"] == json.loads(json.dumps(cell.config(row["config"]["seed"])))
+    if objective != "labels":  # a share of so few images can be the same twice
+        assert found[0]["held_out"] != found[1]["held_out"]
+    if objective == "infonce":
+        assert found[0]["held_out"]["cpc"]["value"] <= math.log(4 if critic == "joint" else 16)
+    if objective == "gm":
+        told = found[0]["held_out"]
+        parts = [told[f"gm_{role}"]["value"] for role in ("joint", "marginal_x", "marginal_y")]
+        assert told["gm"]["value"] == pytest.approx(parts[0] - parts[1] - parts[2], rel=1e-4, abs=0.05)
+        assert told["gm_iw_joint"]["value"] > told["gm_joint"]["value"]
+
+
+def test_runs_on_disk_are_not_run_again_and_t_is_no_part_of_the_program(tmp_path, capsys, monkeypatch):
+    compiled = []
+    whole = images.Runner._programs
+
+    def counted(self, cell, runs, tests):
+        fresh = (cell, len(runs.key)) not in self.compiled
+        compiled.extend([cell] * fresh)
+        return whole(self, cell, runs, tests)
+
+    monkeypatch.setattr(images.Runner, "_programs", counted)
+    cells = [dataclasses.replace(TINY, setting=setting, t=t) for setting in images.SETTINGS for t in (7, 14)]
+    images.run_missing(cells, 1, dataset(), tmp_path, math.inf)
+    assert len(compiled) == 2  # of one image, and of two
+    assert len(images_figures.read(tmp_path)) == 6
+    capsys.readouterr()
+    images.run_missing(cells, 1, dataset(), tmp_path, math.inf)
+    assert "0 runs to do" in capsys.readouterr().out
+    assert len(compiled) == 2
+
+
+def test_cells_over_the_limit_are_listed_and_left_out(tmp_path, capsys):
+    images.run_missing([TINY], 1, dataset(), tmp_path, math.inf)
+    capsys.readouterr()
+    images.run_missing([dataclasses.replace(TINY, t=3, epochs=10**9)], 1, dataset(), tmp_path, limit=1.0)
+    out = capsys.readouterr().out
+    assert "skipped, over the limit: mnist logistic rows t = 3, predicted" in out
+    assert len(images_figures.read(tmp_path)) == 1
+
+
+def test_labels_of_images_that_tell_them_are_read_off():
+    """Images whose brightness is their label: the accuracy rises from a tenth to nearly all."""
+    labels = np.arange(640, dtype=np.uint8) % 10
+    pictures = np.broadcast_to((25 * labels)[:, None, None, None], (640, 28, 28, 1)).astype(np.uint8)
+    data = datasets.Dataset(*[datasets.Images(pictures, labels)] * 2)
+    cell = dataclasses.replace(TINY, objective="labels", t=28, images=640, tests=640, epochs=40, learning_rate=1e-2)
+    (row,) = images.Runner(data)(cell, [0])
+    assert row["held_out"]["accuracy"]["value"] > 0.8
+    (blind,) = images.Runner(data)(dataclasses.replace(cell, t=0), [0])
+    assert blind["held_out"]["accuracy"]["value"] == pytest.approx(0.1, abs=0.01)
+
+
+def row(setting, name, t, value, seed=0, stderr=0.01, **changes):
+    config = {**TINY.config(seed), "setting": setting, "t": t}
+    held_out = {name: {"value": value, "stderr": stderr}}
+    return {"config": config, "held_out": held_out, "diverged": False, "run_seconds": 1.0} | changes
+
+
+def test_verdicts_are_those_of_the_librarys_comparison():
+    rows = [row(setting, "cpc", t, value, seed) for seed in (0, 1) for setting, t, value in [
+        ("rows", 0, 0.0), ("rows", 14, 4.0), ("processing", 14, 4.0 + 0.02 * seed), ("additivity", 14, 4.1),
+    ]]  # fmt: skip
+    found = images_figures.Results(rows)
+    assert found.independence("cpc").verdict == "passes"
+    assert found.ratios("processing", "cpc")[14].verdict == "passes"
+    additivity = found.ratios("additivity", "cpc")[14]
+    assert additivity.verdict == "fails"
+    assert additivity.ratio == pytest.approx(4.1 / 4.0)
+    # ± 1.96 sqrt(mean stderr² + variance between seeds / seeds)
+    measured = found.measured("processing", "cpc", 14)
+    assert measured.high - measured.mi == pytest.approx(1.96 * math.sqrt(0.01**2 + 0.0002 / 2), rel=1e-6)
+
+
+def test_a_diverged_run_is_listed_and_in_no_figure():
+    rows = [row("rows", "mine", 14, 4.0), row("rows", "mine", 14, 99.0, seed=1, diverged=True), row("rows", "mine", 7, None)]
+    found = images_figures.Results(rows)
+    np.testing.assert_array_equal(found.values("rows", "mine", 14), [4.0])
+    assert found.ts("rows", "mine") == [14]
+    assert found.left_out == [
+        "mnist logistic rows t = 14, seed 1: diverged",
+        "mnist logistic rows t = 7, seed 0: mine is not finite",
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    data = dataset(64)
+    place = tmp_path / "data"
+    place.mkdir()
+    for name, part in (("train", data.train), ("t10k", data.test)):
+        (place / f"{name}-images-idx3-ubyte").write_bytes(idx(part.images[..., 0]))
+        (place / f"{name}-labels-idx1-ubyte").write_bytes(idx(part.labels))
+    return place
+
+
+SHOWN = images._grid(TINY, (0, 14), ("infonce",)) + images._grid(TINY, (0, 14), ("gm",))[:2]  # gm compiles for long
+
+
+def test_the_command_draws_what_it_ran(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(images, "preset", lambda name, data: (SHOWN, 1))
+    monkeypatch.setitem(images.READERS, "mnist", lambda *a, **k: datasets.mnist(*a, **k, subset=True))
+    out = tmp_path / "out"
+    images.main(["--data", str(folder), "--out", str(out)])
+    names = {path.name for path in out.iterdir()} - {"rows"}
+    assert names == {"figure3-mnist.png", "figure4.png", "figure5.png", "figure6.png", "images.md"}
+    page = (out / "images.md").read_text()
+    for text in ("### Verdicts", "I([X, X]; [Y, h(Y)])", "GM (importance-weighted)", "None: every run stayed finite."):
+        assert text in page
+    assert str(out / "figure6.png") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "train-images-idx3-ubyte, .* not found in nowhere, which is no folder: put MNIST's four"),
+        (["--t", "99"], r"no cell of preset quick is selected; its t are \[0, 7, 14, 28\]"),
+        (["--settings", "other"], "invalid choice: 'other'"),
+        (["--seeds", "0"], "expected a whole number of at least 1, got 0"),
+    ],
+)
+def test_bad_options_end_in_one_clear_line(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        images.main([*arguments, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert __import__("re").search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", images.PRESETS)
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_presets_hold_what_is_to_be_shown(name, data):
+    cells, seeds = images.preset(name, data)
+    assert seeds >= 2
+    assert {cell.objective for cell in cells} == set(images.OBJECTIVES)
+    assert {cell.setting for cell in cells} == set(images.SETTINGS)
+    assert min(cell.t for cell in cells if cell.setting == "rows") == 0
+    assert all(cell.t > images.LESS for cell in cells if cell.setting == "processing")
+    if name == "paper":
+        assert {(cell.learning_rate, cell.epochs, cell.epochs_gm, cell.critic) for cell in cells} == {(1e-4, 2, 10, "joint")}
+        assert {(cell.channels, cell.hidden) for cell in cells} == {((64, 128), (1024,))}
+    assert jax.config.jax_num_cpu_devices == 2
