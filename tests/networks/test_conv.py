@@ -6,7 +6,7 @@ import pytest
 from jax import export
 
 from mi_jax import bounds
-from mi_jax.networks import ConvEncoder, JointConvCritic, SeparableConvCritic
+from mi_jax.networks import ConvEncoder, JointConvCritic, SeparableConvCritic, conv
 
 SMALL = {"channels": (4, 6), "hidden": (8,)}
 CRITICS = {"joint": JointConvCritic(**SMALL), "separable": SeparableConvCritic(embed=3, **SMALL)}
@@ -60,6 +60,40 @@ def test_convolutions_are_the_papers():
     patch = padded[6:11, 10:15]  # around the input's pixel (6, 10), which is the output's (3, 5)
     expected = np.einsum("hw,hwf->f", patch, np.float64(params["Conv_0"]["kernel"][:, :, 0]))
     np.testing.assert_allclose(first[0, 3, 5], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 14), (5, 3)])
+def test_gradients_of_a_convolution_are_xlas_own(shape):
+    """In a loop and out of it; on CPUs they are products of our own."""
+    rows, kernel = images(3, *shape, 2), jax.random.normal(jax.random.key(1), (5, 5, 2, 4))
+
+    def native(rows, kernel):
+        padding = [(2, 2), (2, 2)]
+        return jax.lax.conv_general_dilated(rows, kernel, (2, 2), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    np.testing.assert_array_equal(conv.convolve(rows, kernel), native(rows, kernel))
+    ours, xlas = (jax.grad(lambda r, k, of=of: jnp.sum(of(r, k) ** 3), argnums=(0, 1)) for of in (conv.convolve, native))
+    for found, expected in zip(ours(rows, kernel), xlas(rows, kernel), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    _, (in_loop, _) = jax.lax.scan(lambda carry, _: (carry, ours(rows, kernel)), 0, length=2)
+    np.testing.assert_allclose(in_loop[1], xlas(rows, kernel)[0], rtol=1e-4, atol=1e-4 * np.abs(in_loop[1]).max())
+
+
+def test_a_transposed_convolution_is_the_adjoint_of_a_convolution():
+    """<convolve(a), b> = <a, transposed(b)>, and its gradients are those of the adjoint."""
+    kernel = jax.random.normal(jax.random.key(1), (5, 5, 2, 4))
+    rows, z = images(3, 8, 12, 2), images(3, 4, 6, 4, seed=2)
+    there, back = jnp.vdot(conv.convolve(rows, kernel), z), jnp.vdot(rows, conv.transposed(z, kernel))
+    assert float(there) == pytest.approx(float(back), rel=1e-5)
+
+    def by_autodiff(z, kernel):
+        return jax.vjp(lambda rows: conv.convolve(rows, kernel), jnp.zeros((3, 8, 12, 2)))[1](z)[0]
+
+    weights = images(3, 8, 12, 2, seed=3)
+    ours = jax.grad(lambda z, k: jnp.vdot(conv.transposed(z, k), weights), argnums=(0, 1))(z, kernel)
+    expected = jax.grad(lambda z, k: jnp.vdot(by_autodiff(z, k), weights), argnums=(0, 1))(z, kernel)
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", CRITICS)

@@ -74,7 +74,7 @@ def test_the_networks_are_the_papers():
     mirror = shapes_of(VAE(decoder=None), images(1, 32, 32, 3))["decoder"]
     assert mirror["Dense_0"]["kernel"] == (10, 1024)
     assert mirror["Dense_1"]["kernel"] == (1024, 8 * 8 * 128)
-    assert [mirror[f"ConvTranspose_{k}"]["kernel"] for k in range(2)] == [(5, 5, 128, 64), (5, 5, 64, 6)]
+    assert [mirror[f"ConvTranspose_{k}"]["kernel"] for k in range(2)] == [(5, 5, 64, 128), (5, 5, 6, 64)]
 
 
 def decoded(module, params, z, shape):
