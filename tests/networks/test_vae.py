@@ -33,6 +33,13 @@ def test_beta_binomial_is_scipys_and_sums_to_1(levels, log_alpha, log_beta):
     assert special.logsumexp(np.float64(found)) == pytest.approx(0.0, abs=1e-4 + rounding)
 
 
+def test_log_gamma_and_its_gradient_are_scipys():
+    x = np.float32(np.exp(np.linspace(vae.LOWEST, np.log(1e4), 1_000)))
+    np.testing.assert_allclose(vae._log_gamma(x), special.gammaln(np.float64(x)), rtol=2e-6, atol=2e-6)
+    slope = jax.vmap(jax.grad(vae._log_gamma))(x)
+    np.testing.assert_allclose(slope, special.digamma(np.float64(x)), rtol=2e-6, atol=2e-6)
+
+
 def test_a_pixel_can_be_certain_and_none_is_outside_of_the_levels():
     of = lambda value, alpha, beta: float(vae.beta_binomial(jnp.array(value), 255, jnp.array(alpha), jnp.array(beta)))  # noqa: E731
     assert of(0, -50.0, 0.0) == pytest.approx(0.0, abs=1e-4)
