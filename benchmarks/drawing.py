@@ -13,10 +13,10 @@ def style() -> contextlib.AbstractContextManager[None]:
     return mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130})
 
 
-def legend(figure: Figure, panels: Iterable[Axes]) -> None:
-    """One legend below all the panels, each label once."""
+def legend(figure: Figure, panels: Iterable[Axes], column: float = 3.6) -> None:
+    """One legend below all the panels, each label once, in columns of this many inches."""
     handles = [panel.get_legend_handles_labels() for panel in panels]
     entries = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
     if entries:
-        columns = min(len(entries), max(1, int(figure.get_figwidth() // 3.6)))
+        columns = min(len(entries), max(1, int(figure.get_figwidth() // column)))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)

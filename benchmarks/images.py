@@ -356,7 +356,7 @@ def preset(name: str, data: str) -> tuple[list[Cell], int]:
         return _grid(replace(whole, images=min(whole.images, 20_000), tests=2_048), (0, 4, 8, 12, 16, 20, height)), 2
     small = replace(whole, channels=(16, 32), hidden=(128,), images=8_000, tests=2_048, epochs_gm=2, learning_rate=1e-3)
     critics = _grid(small, (0, 7, 14, height), (*DISCRIMINATIVE, "labels"))
-    return critics + _grid(small, (0, 14, height), ("gm",)), 2
+    return critics + _grid(small, (0, height), ("gm",)), 2
 
 
 PRESETS = ("quick", "cpu", "paper")
@@ -369,13 +369,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine.use_all_cores()
     with cli.clear_errors(parser):
         cells, num_seeds = preset(options.preset, options.dataset)
-        kept = [cell for cell in cells if _selected(cell, options)]
+        changes = {
+            name: value for name in ("images", "epochs", "epochs_gm") if (value := getattr(options, name)) is not None
+        }
+        kept = [replace(cell, **changes) for cell in cells if _selected(cell, options)]
         if not kept:
             parser.error(f"no cell of preset {options.preset} is selected; its t are {sorted({cell.t for cell in cells})}")
         folder = options.data / "mnist" if options.dataset == "mnist" and (options.data / "mnist").is_dir() else options.data
         data = READERS[options.dataset](folder, download=options.download)
         run_missing(kept, options.seeds or num_seeds, data, options.out, options.limit)
-        command = f"python -m benchmarks.images --preset {options.preset} --dataset {options.dataset}"
+        changed = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changes.items())
+        command = f"python -m benchmarks.images --preset {options.preset} --dataset {options.dataset}{changed}"
         for path in images_figures.draw(options.out, {options.dataset: data}, command):
             print(path)
 
@@ -393,6 +397,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=cli.positive_float, default=float("inf"), help=limit_help)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--images", type=cli.positive_int, help="training images, in place of the preset's")
+    parser.add_argument("--epochs", type=cli.positive_int, help="of the critics, in place of the preset's")
+    parser.add_argument("--epochs-gm", type=cli.positive_int, help="of the VAEs")
     parser.add_argument("--t", nargs="+", type=int, help="rows of Y, among the preset's")
     return parser
 

@@ -122,7 +122,7 @@ def settings_figure(data: datasets.Dataset) -> Figure:
         f"3: [X₁, X₂] and the top {t} rows of each": ([first, second], [top(first, t), top(second, t)]),
     }
     figure = Figure(figsize=(7.5, 2.8), layout="constrained")
-    parts: Any = figure.subfigures(1, 3, width_ratios=(1, 2, 2))
+    parts: Any = figure.subfigures(1, 3, width_ratios=(1.4, 2, 2))
     for part, (title, pair) in zip(parts, settings.items(), strict=True):
         part.suptitle(title)
         panels = part.subplots(2, len(pair[0]), squeeze=False)
@@ -148,7 +148,7 @@ def estimates_figure(results: Mapping[str, Results]) -> Figure:
         upper.set(title=NAMES[data], ylabel="estimate of I(X; Y) (nats)")
         upper.axhline(0.0, color="black", lw=0.5)
         lower.set(xlabel="t, rows of the image in Y", ylabel="label accuracy", ylim=(0, 1))
-    drawing.legend(figure, panels[0])
+    drawing.legend(figure, panels[0], column=2.2)
     return figure
 
 
@@ -166,7 +166,7 @@ def ratios_figure(results: Mapping[str, Results], setting: str, ideal: float, la
                 panel.errorbar(np.array(list(ratios)) + offset, centre, ends, **_style(name))
         panel.axhline(ideal, color="black", lw=0.7, ls=":")
         panel.set(title=NAMES[data], xlabel="t", ylabel=label, ylim=(ideal - 1.2, ideal + 1.2))
-    drawing.legend(figure, panels)
+    drawing.legend(figure, panels, column=2.2)
     return figure
 
 
@@ -189,8 +189,9 @@ def page(results: Mapping[str, Results], command: str) -> str:
     parts = [
         "# Self-consistency on images",
         f"`{command}`; {machine.description()}. Estimates in nats on test images, mean over seeds; X is an image and Y its "
-        "top t rows. Y is a function of X, so I(X; Y) is the entropy of the rows, hundreds of nats: no estimate here comes "
-        "near it, and what is tested is whether they are consistent with themselves.",
+        "top t rows; ± is 1.96 standard errors, of the test images and of the seeds. Y is a function of X, so I(X; Y) is "
+        "the entropy of the rows, hundreds of nats: no estimate here comes near it, and what is tested is whether they are "
+        "consistent with themselves. CPC's ceiling is the log of the pairs a row is contrasted with, the batch or group.",
     ]
     for data, found in results.items():
         note = "; not the official pixels: these went through JPEG once" if data == "cifar10" else ""
@@ -244,8 +245,10 @@ def _verdicts(found: Results) -> list[list[str]]:
             (f"{t}", ratio) for setting in ("processing", "additivity") for t, ratio in found.ratios(setting, name).items()
         ]
         for t, check in checks:
-            interval = f"{check.interval[0]:.2f} to {check.interval[1]:.2f}"
-            lines.append([label, check.name, t, f"{check.ratio:.2f}", interval, check.verdict])
+            known = math.isfinite(check.interval[0])  # else I(X; Y) is not known to be above 0, and no ratio means anything
+            interval = f"{check.interval[0]:.2f} to {check.interval[1]:.2f}" if known else "any"
+            ratio = f"{check.ratio:.2f}" if known else "–"
+            lines.append([label, check.name, t, ratio, interval, check.verdict])
     return lines
 
 
