@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from benchmarks import cli, images_figures, machine, rows
-from mi_jax import datasets, estimators, evaluation, models, networks, training
+from mi_jax import datasets, estimators, evaluation, groups, models, networks, training
 from mi_jax.training import seeds
 
 LESS = 3  # rows that h(Y) has fewer than Y
@@ -183,8 +183,8 @@ class Cell:
                 arguments = {"joint": (x, y), "marginal_x": (x,), "marginal_y": (y,)}
                 return {role: vae.apply(params[role], *given, rngs=stream) for role, given in arguments.items()}  # type: ignore[misc]
 
-            cut = [rows[: len(rows) // block * block].reshape(-1, block, *rows.shape[1:]) for rows in (x, y)]
-            made = jax.lax.map(one, (jnp.arange(len(cut[0])), tuple(cut)))
+            cut = groups.cut(x, block), groups.cut(y, block)
+            made = jax.lax.map(one, (jnp.arange(len(cut[0])), cut))
             return {role: values.reshape(-1) for role, values in made.items()}
 
         elbos = of(1, self.batch, x, y)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mi_jax import estimators, evaluation, models, training
+from mi_jax import estimators, evaluation, groups, models, training
 from mi_jax.models import Model
 from mi_jax.training import seeds as seeding
 
@@ -292,17 +292,15 @@ def _grouped(model: Model, size: int) -> Model:
     return model._replace(loss=loss)
 
 
-def _all_at_once(function: Callable[[Any], Any], groups: Any) -> Any:
-    return jax.vmap(function)(groups)
+def _all_at_once(function: Callable[[Any], Any], cut: Any) -> Any:
+    return jax.vmap(function)(cut)
 
 
 def _group_losses(
     model: Model, size: int, params: Any, state: Any, x: Array, y: Array, mapped: Callable[..., Any] = _all_at_once
 ) -> Any:
     """The loss of each full group of `size` rows, and what goes with it."""
-    groups = len(x) // size
-    x, y = (rows[: groups * size].reshape(groups, size, *rows.shape[1:]) for rows in (x, y))
-    return mapped(lambda group: model.loss(params, state, *group), (x, y))
+    return mapped(lambda group: model.loss(params, state, *group), (groups.cut(x, size), groups.cut(y, size)))
 
 
 def _held_out(recipe: Recipe, run: tuple[Any, Any]) -> HeldOut:

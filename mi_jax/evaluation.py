@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax import _checks
+from mi_jax import _checks, groups
 from mi_jax.models import Model
 
 BLOCK_PAIRS = 2**16  # pairs scored at once: with 64 hidden units 16 MB
@@ -149,9 +149,8 @@ def pair_sums(
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
     size = group_size(len(x), pairs)
-    groups = len(x) // size
-    x, y = (rows[: groups * size].reshape(groups, size, *rows.shape[1:]) for rows in (x, y))
-    sums = jax.lax.map(lambda group: _group_sums(scores, group[0], group[1], tau), (x, y))
+    cut = groups.cut(x, size), groups.cut(y, size)
+    sums = jax.lax.map(lambda group: _group_sums(scores, group[0], group[1], tau), cut)
     return PairSums._make([*(leaf.reshape(-1) for leaf in sums), size])
 
 
