@@ -210,7 +210,10 @@ def test_a_given_tau_is_the_one_used(rows, fitted):
     np.testing.assert_array_equal(other.held_out.tau, 0.5)
     for seed, part in enumerate(PARTS):
         s = score_matrix(other, seed, rows, part.test)
-        np.testing.assert_allclose(other.held_out.value[seed], reference.smile(s, 0.5), rtol=1e-4)
+        # Near independence the value is a small difference of means of scores, of which float32 keeps 1e-7.
+        np.testing.assert_allclose(
+            other.held_out.value[seed], reference.smile(s, 0.5), rtol=1e-4, atol=2e-6 * np.abs(s).max()
+        )
         clipped = np.mean(np.abs(reference.product(s)) > 0.5), np.mean(reference.joint(s) > 0.5)
         np.testing.assert_allclose(
             (other.held_out.clipped_pairs[seed], other.held_out.clipped_joint[seed]), clipped, atol=1e-3
