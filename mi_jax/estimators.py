@@ -286,7 +286,8 @@ def _tuba(scores: Scores) -> Nats:
 
 def _no_baseline(scores: Scores) -> Float[Array, "*g n"]:
     """The log baseline 0, for scores that hold theirs already."""
-    return jnp.zeros(_checks.score_matrix(scores).shape[:-1])
+    checked = _checks.score_matrix(scores)
+    return jnp.zeros(checked.shape[:-1], checked.dtype)
 
 
 def _js(scores: Scores) -> Nats:
