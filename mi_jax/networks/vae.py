@@ -37,8 +37,8 @@ def beta_binomial(
     Example:
       >>> import jax.numpy as jnp
       >>> from mi_jax.networks import vae
-      >>> print(f"{vae.beta_binomial(jnp.array(3), 255, jnp.array(0.0), jnp.array(0.0)):.4f}")  # uniform: -log 256
-      -5.5452
+      >>> print(f"{vae.beta_binomial(jnp.array(3), 255, jnp.array(0.0), jnp.array(0.0)):.3f}")  # uniform: -log 256
+      -5.545
     """
     choose = special.gammaln(levels + 1) - special.gammaln(np.arange(levels + 1) + 1)
     table = jnp.asarray(choose - special.gammaln(levels - np.arange(levels + 1) + 1), jnp.float32)
