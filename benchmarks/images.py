@@ -28,10 +28,10 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from benchmarks import cli, images_figures, machine, rows
+from benchmarks.images_figures import LESS
 from mi_jax import datasets, estimators, evaluation, groups, models, networks, training
 from mi_jax.training import seeds
 
-LESS = 3  # rows that h(Y) has fewer than Y
 TAUS = (1.0, 5.0)
 ROOT_KEY = 0
 LABELS = 10
@@ -219,6 +219,8 @@ class Runner:
 
     def settings(self, cell: Cell, part: datasets.Images, number: int) -> dict[str, Any]:
         """What a run trains, or is read out, under."""
+        if len(part.images) < number:
+            raise ValueError(f"{cell.label} asks for {number:,} images, but the data have {len(part.images):,}")
         second = cell.t - LESS if cell.setting == "processing" else cell.t
         return {
             "images": part.images[:number],
@@ -353,8 +355,12 @@ def preset(name: str, data: str) -> tuple[list[Cell], int]:
     if name == "paper":
         return _grid(replace(whole, critic="joint"), range(0, height + 1, 2)), 5
     if name == "cpu":
-        return _grid(replace(whole, images=min(whole.images, 20_000), tests=2_048), (0, 4, 8, 12, 16, 20, height)), 2
-    small = replace(whole, channels=(16, 32), hidden=(128,), images=8_000, tests=2_048, epochs_gm=2, learning_rate=1e-3)
+        return _grid(
+            replace(whole, images=min(whole.images, 20_000), tests=min(whole.tests, 2_048)), (0, 4, 8, 12, 16, 20, height)
+        ), 2
+    small = replace(
+        whole, channels=(16, 32), hidden=(128,), images=8_000, tests=min(whole.tests, 2_048), epochs_gm=2, learning_rate=1e-3
+    )
     critics = _grid(small, (0, 7, 14, height), (*DISCRIMINATIVE, "labels"))
     return critics + _grid(small, (0, height), ("gm",)), 2
 
@@ -378,7 +384,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = options.data / "mnist" if options.dataset == "mnist" and (options.data / "mnist").is_dir() else options.data
         data = READERS[options.dataset](folder, download=options.download)
         run_missing(kept, options.seeds or num_seeds, data, options.out, options.limit)
-        changed = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changes.items())
+        told = ("seeds", "settings", "objectives", "images", "epochs", "epochs_gm", "t")
+        changed = "".join(_as_written(name, getattr(options, name), parser.get_default(name)) for name in told)
         command = f"python -m benchmarks.images --preset {options.preset} --dataset {options.dataset}{changed}"
         for path in images_figures.draw(options.out, {options.dataset: data}, command):
             print(path)
@@ -402,6 +409,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs-gm", type=cli.positive_int, help="of the VAEs")
     parser.add_argument("--t", nargs="+", type=int, help="rows of Y, among the preset's")
     return parser
+
+
+def _as_written(name: str, value: Any, default: Any) -> str:
+    """An option of the command line that is not its default."""
+    if value == default:
+        return ""
+    return f" --{name.replace('_', '-')} {' '.join(map(str, value if isinstance(value, list) else [value]))}"
 
 
 def _selected(cell: Cell, options: argparse.Namespace) -> bool:

@@ -24,6 +24,7 @@ READ_OUTS = {
     "gm": "GM (ELBOs)",
     "gm_iw": "GM (importance-weighted)",
 }
+LESS = 3  # rows that h(Y) has fewer than Y
 NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
@@ -113,7 +114,7 @@ def draw(folder: Path, data: Mapping[str, datasets.Dataset], command: str) -> li
 def settings_figure(data: datasets.Dataset) -> Figure:
     """Figure 3: the three settings, with real images."""
     height = data.test.images.shape[1]
-    t, less = height // 2, height // 2 - 3
+    t, less = height // 2, height // 2 - LESS
     first, second = data.test.images[0], data.test.images[1]
     top = lambda image, rows: np.where(np.arange(height)[:, None, None] < rows, image, 0)  # noqa: E731
     settings = {

@@ -76,6 +76,7 @@ def mnist(folder: str | Path, *, download: bool = False, subset: bool = False) -
       FileNotFoundError: if a file is missing; the message says where to put it.
       ValueError: if a file is truncated, damaged, or not what its name says.
       ImportError: if pooch is missing for a download.
+      OSError: if a download fails, or is not the official file.
 
     Example:
       >>> from mi_jax import datasets
@@ -188,6 +189,7 @@ def cifar10(folder: str | Path, *, download: bool = False, subset: bool = False)
       FileNotFoundError: if a file is missing; the message says where to put it.
       ValueError: if a file is truncated, damaged, or not what its name says.
       ImportError: if pooch is missing for a download.
+      OSError: if a download fails, or is not the official file.
 
     Example:
       >>> from mi_jax import datasets

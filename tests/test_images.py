@@ -88,6 +88,12 @@ def test_runs_on_disk_are_not_run_again_and_t_is_no_part_of_the_program(tmp_path
     assert len(compiled) == 2
 
 
+def test_more_images_than_there_are_are_refused(tmp_path):
+    for changes in ({"images": 65}, {"tests": 65}):
+        with pytest.raises(ValueError, match="mnist logistic rows t = 14 asks for 65 images, but the data have 64"):
+            images.run_missing([dataclasses.replace(TINY, **changes)], 1, dataset(), tmp_path, math.inf)
+
+
 def test_cells_over_the_limit_are_listed_and_left_out(tmp_path, capsys):
     images.run_missing([TINY], 1, dataset(), tmp_path, math.inf)
     capsys.readouterr()
