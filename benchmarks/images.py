@@ -252,7 +252,6 @@ class Runner:
                 "compile_seconds": round(programs.compile_seconds, 3) if fresh else 0.0,
                 "run_seconds": round(seconds / len(group), 3),
                 "held_out": jax.tree.map(lambda leaf, place=place: rows.number(leaf[place]), found),
-                "batch": {name: _tail(nats[place]) for name, nats in fit.history.items()},
             }
 
     def _programs(self, cell: Cell, runs: training.Run, tests: Any) -> _Programs:
@@ -270,13 +269,6 @@ class Runner:
 
 def _advance(bar: tqdm, report: seeds.Report) -> None:
     bar.update(report.done - bar.n)
-
-
-def _tail(history: np.ndarray) -> dict[str, float | None]:
-    """Mean and standard deviation of the last tenth of the training batches, as the paper reads out."""
-    last = np.asarray(history[-max(1, len(history) // 10) :], np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # a diverged run is recorded as it is
-        return {"value": rows.number(last.mean()), "sd": rows.number(last.std())}
 
 
 def row_path(folder: Path, config: Mapping[str, Any]) -> Path:

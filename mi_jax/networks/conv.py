@@ -39,7 +39,7 @@ def convolve(images: Float[Array, "n h w c"], kernel: Float[Array, "5 5 c f"]) -
     """The convolution of 5 x 5, stride 2 and padding 2.
 
     Its gradients are XLA's own, but on CPUs matrix products: inside of a loop, as `lax.scan` is, XLA's CPU compiler makes
-    them 2 (images) and 70 (kernel) times slower than outside, and a whole training step 11 times.
+    them many times slower than outside, that of the kernel above all.
     """
     return _native(images, kernel)
 
@@ -239,8 +239,9 @@ class JointConvCritic(nn.Module):
 
     Formula: T(x, y) = ConvEncoder([x, y]), its first convolution computed as one of x_i plus one of y_j.
 
-    The n·m stacks behind the first layer are its cost: 8 s a step at n = 64 on 2 cores. `models.discriminative(critic,
-    estimator, group=…)` scores fewer pairs a batch. x and y must have the same height and width.
+    The n·m stacks behind the first layer are its cost: seconds a step at n = 64 on a CPU (`benchmarks.throughput`).
+    `models.discriminative(critic, estimator, group=…)` scores fewer pairs a batch. x and y must have the same height and
+    width.
 
     Attributes:
       channels: of the convolutions, each of 5 x 5 and stride 2; the paper's 64 and 128 by default.

@@ -230,6 +230,12 @@ def fixed_read_outs(recipe: Trainer, state: TrainState, batches: int) -> Mapping
     Source: Song & Ermon (2020), Theorem 2, whose variance is this one.
     """
     root = jax.random.fold_in(state.key, jnp.uint32(READ_OUT_NUMBER))
-    return jax.lax.map(
-        lambda number: recipe.step(state._replace(key=jax.random.fold_in(root, number)))[1], jnp.arange(batches)
-    )
+
+    def one(number: Int[Array, ""]) -> Mapping[str, Float[Array, ""]]:
+        # A model that draws, as a VAE does, keeps its key in its state: each batch draws its own.
+        afresh = lambda leaf: jax.random.fold_in(leaf, number) if _checks.is_key(leaf) else leaf  # noqa: E731
+        return recipe.step(
+            state._replace(key=jax.random.fold_in(root, number), model_state=jax.tree.map(afresh, state.model_state))
+        )[1]
+
+    return jax.lax.map(one, jnp.arange(batches))

@@ -150,6 +150,14 @@ def test_fixed_read_outs_are_those_of_fresh_batches_at_the_same_parameters():
     assert values.var() == pytest.approx(expected.var(), rel=0.4)  # 4 standard errors of each, sqrt(2/400), and both
 
 
+def test_fixed_read_outs_of_a_model_that_draws_draw_afresh_for_each_batch():
+    images = jnp.zeros((4, 8, 8), jnp.uint8)
+    vae = networks.VAE(latents=2, channels=(2,), hidden=(4,), decoder=(4,))
+    recipe = training.trainer(models.gm(vae, vae, vae), lambda key, step: (images, images))
+    values = training.fixed_read_outs(recipe, recipe.init(jax.random.key(0)), 5)["gm"]
+    assert len(np.unique(values)) == 5
+
+
 def test_swept_settings_are_traced_and_act():
     def recipe(settings):
         task = tasks.gaussian(2, settings["mi"])
