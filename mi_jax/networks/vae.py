@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy import special
 
 from mi_jax.networks.conv import PAPER_CHANNELS, PAPER_DENSE, ConvDecoder, ConvEncoder, as_images
 from mi_jax.networks.mlp import MLP
@@ -40,8 +39,8 @@ def beta_binomial(
       >>> print(f"{vae.beta_binomial(jnp.array(3), 255, jnp.array(0.0), jnp.array(0.0)):.3f}")  # uniform: -log 256
       -5.545
     """
-    choose = special.gammaln(levels + 1) - special.gammaln(np.arange(levels + 1) + 1)
-    table = jnp.asarray(choose - special.gammaln(levels - np.arange(levels + 1) + 1), jnp.float32)
+    factorial = np.array([math.lgamma(k + 1) for k in range(levels + 1)])  # its log, in float64
+    table = jnp.asarray(factorial[-1] - factorial - factorial[::-1], jnp.float32)
     alpha, beta = (jnp.exp(jnp.clip(raw, LOWEST, HIGHEST)) for raw in (log_alpha, log_beta))
     lgamma = _log_gamma
     count = jnp.clip(values, 0, levels).astype(jnp.float32)
