@@ -295,9 +295,8 @@ def run_missing(cells: Sequence[Cell], num_seeds: int, data: datasets.Dataset, f
     known = {cell: spent.get(_kind(cell.config(0)), math.nan) * cell.steps * len(left) for cell, left in missing.items()}
     total = sum(seconds for seconds in known.values() if not math.isnan(seconds))
     unknown = sum(map(math.isnan, known.values()))
-    print(
-        f"{sum(map(len, missing.values()))} runs to do; predicted {machine.duration(total)}, and {unknown} cells unmeasured"
-    )
+    unmeasured = f" without {unknown} cells, whose like was not run yet" if unknown else ""
+    print(f"{sum(map(len, missing.values()))} runs to do; predicted {machine.duration(total)}{unmeasured}")
     for cell, left in missing.items():
         if known[cell] > 60 * limit:
             print(f"skipped, over the limit: {cell.label}, predicted {machine.duration(known[cell])}")

@@ -91,7 +91,7 @@ def mnist(folder: str | Path, *, download: bool = False, subset: bool = False) -
     if download:
         for name in [name for name, path in paths.items() if path is None]:
             paths[name] = _fetched(MNIST_URL + f"{name}.gz", MNIST_MD5[name], folder, f"{name}.gz")
-    found = _all_there(folder, paths, "MNIST's four IDX files, compressed or not")
+    found = _all_there(folder, paths, "MNIST's four IDX files (or their .gz)")
     return Dataset(*(_mnist_part(found, part, subset) for part in MNIST_SIZES))
 
 
@@ -104,7 +104,8 @@ def _all_there(folder: Path, paths: Mapping[str, Path | None], what: str) -> dic
     missing = [name for name, path in paths.items() if path is None]
     if missing:
         here = "" if folder.is_dir() else ", which is no folder"
-        raise FileNotFoundError(f"{', '.join(missing)} not found in {folder}{here}: put {what} there, or pass download=True")
+        remedy = f"put {what} there, or have them downloaded (download=True)"
+        raise FileNotFoundError(f"{', '.join(missing)} not found in {folder}{here}: {remedy}")
     return {name: path for name, path in paths.items() if path is not None}
 
 
