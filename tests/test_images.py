@@ -131,9 +131,22 @@ def test_verdicts_are_those_of_the_librarys_comparison():
     additivity = found.ratios("additivity", "cpc")[14]
     assert additivity.verdict == "fails"
     assert additivity.ratio == pytest.approx(4.1 / 4.0)
-    # ± 1.96 sqrt(mean stderr² + variance between seeds / seeds)
+    # 1.96 of the test images' standard errors; 12.706, Student's for two seeds, of the seeds'.
     measured = found.measured("processing", "cpc", 14)
-    assert measured.high - measured.mi == pytest.approx(1.96 * math.sqrt(0.01**2 + 0.0002 / 2), rel=1e-6)
+    reach = math.sqrt((1.96 * 0.01) ** 2 + 12.706**2 * 0.0002 / 2)
+    assert measured.high - measured.mi == pytest.approx(reach, rel=1e-4)
+
+
+def test_intervals_cover_where_seeds_differ_more_than_images_do():
+    """Of two and of five seeds, 1,000 times each: 950 ± 4 sqrt(47.5), or more."""
+    rng = np.random.default_rng(0)
+    for seeds in (2, 5):
+        covered = 0
+        for values in rng.normal(4.0, 0.5, (1_000, seeds)) + rng.normal(0.0, 0.1, (1_000, 1)):
+            rows = [row("rows", "mine", 14, float(value), seed, stderr=0.1) for seed, value in enumerate(values)]
+            measured = images_figures.Results(rows).measured("rows", "mine", 14)
+            covered += measured.low <= 4.0 <= measured.high
+        assert covered >= 922
 
 
 def test_the_page_has_both_bounds_of_every_density():
