@@ -140,9 +140,11 @@ def trainer(
         params = optax.apply_updates(state.params, updates)
         # Of a gradient whose square overflows Adam keeps infinity, and never moves again.
         goes_on = ~state.diverged & _all_finite(params) & jnp.isfinite(optax.tree.norm(grads))
-        # The optimiser's state is not chosen: a frozen run never uses it again, and it is the largest part.
+        # A frozen run uses neither its optimiser's state again, which is the largest part, nor its keys: they are not chosen.
         params, model_state = jax.tree.map(
-            lambda new, old: jnp.where(goes_on, new, old), (params, model_state), (state.params, state.model_state)
+            lambda new, old: new if _checks.is_key(new) else jnp.where(goes_on, new, old),
+            (params, model_state),
+            (state.params, state.model_state),
         )
         nats = {name: jnp.where(state.diverged, jnp.nan, value) for name, value in nats.items()}
         state = state._replace(step=state.step + goes_on, params=params, opt_state=opt_state, model_state=model_state)
