@@ -140,7 +140,7 @@ def trainer(
         params = optax.apply_updates(state.params, updates)
         # Of a gradient whose square overflows Adam keeps infinity, and never moves again.
         goes_on = ~state.diverged & _all_finite(params) & jnp.isfinite(optax.tree.norm(grads))
-        # A frozen run uses neither its optimiser's state again, which is the largest part, nor its keys: they are not chosen.
+        # A frozen run never uses its optimiser's state again, the largest part, nor its keys: they are not chosen.
         params, model_state = jax.tree.map(
             lambda new, old: new if _checks.is_key(new) else jnp.where(goes_on, new, old),
             (params, model_state),
