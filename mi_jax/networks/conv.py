@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax.networks.mlp import dense_stack, flatten_rows, kernel_init
+from mi_jax.networks.critics import Encoding, Separable, outer_sum
+from mi_jax.networks.mlp import dense_layers, flatten_rows, kernel_init, through
 
 PAPER_CHANNELS = (64, 128)
 PAPER_DENSE = (1024,)
@@ -143,11 +144,8 @@ class ConvTranspose(nn.Module):
         return transposed(z, kernel) + self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
 
-def _stack(h: Float[Array, "n h w c"], channels: Sequence[int], sizes: Sequence[int]) -> Float[Array, "n out"]:
-    """What follows a first convolution, ReLU before each layer, for the inside of a compact module."""
-    for features in channels:
-        h = Conv(features)(nn.relu(h))
-    return dense_stack(flatten_rows(h), sizes)
+def _conv_layers(channels: Sequence[int]) -> list[Conv]:
+    return [Conv(features, name=f"Conv_{place}") for place, features in enumerate(channels)]
 
 
 class ConvEncoder(nn.Module):
@@ -174,8 +172,9 @@ class ConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Any) -> Float[Array, "n features"]:
-        first, *rest = self.channels
-        return _stack(Conv(first)(as_images(images)), rest, (*self.hidden, self.features))
+        first, *rest = _conv_layers(self.channels)
+        h = through(rest, first(as_images(images)))
+        return through(dense_layers((*self.hidden, self.features)), flatten_rows(h))
 
 
 class ConvDecoder(nn.Module):
@@ -206,8 +205,8 @@ class ConvDecoder(nn.Module):
         scale = STRIDE ** len(self.channels)
         rows, columns = -(-height // scale), -(-width // scale)  # cut to size at the end
         *inner, last = self.channels
-        first, *rest = (*self.hidden[::-1], rows * columns * last)
-        h = dense_stack(nn.Dense(first, kernel_init=kernel_init)(z), rest).reshape(-1, rows, columns, last)
+        first, *rest = dense_layers((*self.hidden[::-1], rows * columns * last))
+        h = through(rest, first(z)).reshape(-1, rows, columns, last)
         for features in (*inner[::-1], out):
             h = ConvTranspose(features)(nn.relu(h))
         return h[:, :height, :width]
@@ -216,8 +215,8 @@ class ConvDecoder(nn.Module):
 class PairConv(nn.Module):
     """A convolution of every x_i and y_j stacked over their channels, without stacking any.
 
-    A convolution is linear, so that of the stack is one of x_i plus one of y_j: n + m convolutions, not n·m. Its parameters
-    are those of `nn.Conv` on the stacked images, so the two are interchangeable.
+    A convolution is linear, so that of the stack is one of x_i plus one of y_j: n + m convolutions, not n·m. It gives the
+    two terms. Its parameters are those of `nn.Conv` on the stacked images, so the two are interchangeable.
 
     Attributes:
       features: channels of the output.
@@ -226,15 +225,17 @@ class PairConv(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w cx"], y: Float[Array, "m h w cy"]) -> Float[Array, "n m hh ww features"]:
+    def __call__(
+        self, x: Float[Array, "n h w cx"], y: Float[Array, "m h w cy"]
+    ) -> tuple[Float[Array, "n hh ww features"], Float[Array, "m hh ww features"]]:
         channels = x.shape[-1] + y.shape[-1]
         kernel = self.param("kernel", kernel_init, (SIZE, SIZE, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         kernel_x, kernel_y = jnp.split(kernel, [x.shape[-1]], axis=2)
-        return convolve(x, kernel_x)[:, None] + (convolve(y, kernel_y) + bias)[None]
+        return convolve(x, kernel_x), convolve(y, kernel_y) + bias
 
 
-class JointConvCritic(nn.Module):
+class JointConvCritic(Encoding):
     """The paper's critic of images: one network on x_i and y_j stacked over their channels, for every pair.
 
     Formula: T(x, y) = ConvEncoder([x, y]), its first convolution computed as one of x_i plus one of y_j.
@@ -261,17 +262,26 @@ class JointConvCritic(nn.Module):
     channels: Sequence[int] = PAPER_CHANNELS
     hidden: Sequence[int] = PAPER_DENSE
 
-    @nn.compact
-    def __call__(self, x: Any, y: Any) -> Float[Array, "n m"]:
+    def setup(self) -> None:
         first, *rest = self.channels
+        self.first = PairConv(first, name="PairConv_0")
+        self.convolutions = _conv_layers(rest)
+        self.dense = dense_layers((*self.hidden, 1))
+
+    def encode(self, x: Any, y: Any) -> tuple[Array, Array]:
+        """The first convolution of x_i, and of y_j."""
         x, y = as_images(x, "x"), as_images(y, "y")
         if x.shape[1:3] != y.shape[1:3]:
             raise ValueError(f"x and y must have the same height and width, got {x.shape[1:3]} and {y.shape[1:3]}")
-        pairs = PairConv(first)(x, y)
-        return _stack(pairs.reshape(-1, *pairs.shape[2:]), rest, (*self.hidden, 1)).reshape(pairs.shape[:2])
+        return self.first(x, y)
+
+    def pair(self, codes_x: Float[Array, "n h w f"], codes_y: Float[Array, "m h w f"]) -> Float[Array, "n m"]:
+        """The later layers on their sums."""
+        h = flatten_rows(through(self.convolutions, outer_sum(codes_x, codes_y)))
+        return through(self.dense, h).reshape(len(codes_x), len(codes_y))
 
 
-class SeparableConvCritic(nn.Module):
+class SeparableConvCritic(Separable):
     """A separable critic of images: one embedding for x, one for y, and their inner product.
 
     Formula: T(x, y) = g(x)ᵀ h(y), with g and h two `ConvEncoder`s.
@@ -298,8 +308,6 @@ class SeparableConvCritic(nn.Module):
     channels: Sequence[int] = PAPER_CHANNELS
     hidden: Sequence[int] = PAPER_DENSE
 
-    @nn.compact
-    def __call__(self, x: Any, y: Any) -> Float[Array, "n m"]:
-        g = ConvEncoder(self.embed, self.channels, self.hidden, name="g")
-        h = ConvEncoder(self.embed, self.channels, self.hidden, name="h")
-        return g(x) @ h(y).T
+    def setup(self) -> None:
+        self.g = ConvEncoder(self.embed, self.channels, self.hidden)
+        self.h = ConvEncoder(self.embed, self.channels, self.hidden)

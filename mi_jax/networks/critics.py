@@ -2,21 +2,60 @@
 
 A critic's `__call__(x, y)` takes n rows of x and m rows of y, of any shape, and returns the (n, m) matrix
 `scores[i, j] = T(x_i, y_j)`. Whatever keeps to that is a critic; the models need nothing else of it.
+
+Those here are made of two methods: `encode(x, y)`, what is done once a row, gives the codes of the rows of x and of y, and
+`pair(codes_x, codes_y)`, what is done once a pair, their scores. Where scores are made block by block (`mi_jax.Blocks`),
+rows are then encoded once, and not again for each block.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax.networks.mlp import MLP, PAPER_HIDDEN, dense_stack, flatten_rows, kernel_init
+from mi_jax.networks.mlp import MLP, PAPER_HIDDEN, dense_layers, flatten_rows, kernel_init, through
+
+
+def encode(critic: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
+    """The codes of the rows of x and of those of y, for `critic.apply(params, x, y, method=encode)`.
+
+    A critic without a method `encode` takes the rows as they are.
+    """
+    return critic.encode(x, y) if hasattr(critic, "encode") else (x, y)
+
+
+def pair(critic: nn.Module, codes_x: Any, codes_y: Any) -> Float[Array, "n m"]:
+    """The scores of all pairs of codes, for `critic.apply(params, codes_x, codes_y, method=pair)`."""
+    score = critic.pair if hasattr(critic, "pair") else critic
+    return score(codes_x, codes_y)
+
+
+class Encoding(nn.Module):
+    """A critic whose scores are the `pair` of what it `encode`s."""
+
+    def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, "n m"]:
+        return pair(self, *encode(self, x, y))
+
+
+class Separable(Encoding):
+    """A critic of two embeddings, `g` of x and `h` of y, which `setup` makes: T(x, y) = g(x)ᵀ h(y)."""
+
+    def encode(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> tuple[Array, Array]:
+        """g(x_i) and h(y_j)."""
+        return self.g(x), self.h(y)
+
+    def pair(self, codes_x: Float[Array, "n embed"], codes_y: Float[Array, "m embed"]) -> Float[Array, "n m"]:
+        """Their inner products."""
+        return codes_x @ codes_y.T
 
 
 class PairDense(nn.Module):
     """A dense layer on every concatenation [x_i; y_j], without building one: W_x x_i + W_y y_j + b.
 
-    Its parameters are those of `nn.Dense` on the concatenated rows, so the two are interchangeable.
+    It gives the two terms, whose `outer_sum` the layer is. Its parameters are those of `nn.Dense` on the concatenated rows,
+    so the two are interchangeable.
 
     Attributes:
       features: size of the output.
@@ -25,16 +64,23 @@ class PairDense(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n dx"], y: Float[Array, "m dy"]) -> Float[Array, "n m features"]:
+    def __call__(
+        self, x: Float[Array, "n dx"], y: Float[Array, "m dy"]
+    ) -> tuple[Float[Array, "n features"], Float[Array, "m features"]]:
         shape = (x.shape[1] + y.shape[1], self.features)
         kernel = self.param("kernel", kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         kernel_x, kernel_y = jnp.split(kernel, [x.shape[1]])
         # The bias goes in with the m rows of y: n·m additions fewer.
-        return (x @ kernel_x)[:, None, :] + (y @ kernel_y + bias)[None, :, :]
+        return x @ kernel_x, y @ kernel_y + bias
 
 
-class JointCritic(nn.Module):
+def outer_sum(of_x: Float[Array, "n ..."], of_y: Float[Array, "m ..."]) -> Float[Array, "nm ..."]:
+    """The sums of all pairs, as n·m rows: on (n, m, …) the CPU's products and their gradients are slower."""
+    return (of_x[:, None] + of_y[None]).reshape(-1, *of_x.shape[1:])
+
+
+class JointCritic(Encoding):
     """The joint critic: an MLP on the concatenation of x_i and y_j, for every pair.
 
     Formula: T(x, y) = MLP([x; y]), its first layer computed as W_x x_i + W_y y_j + b.
@@ -59,16 +105,21 @@ class JointCritic(nn.Module):
 
     hidden: Sequence[int] = PAPER_HIDDEN
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, "n m"]:
+    def setup(self) -> None:
         first, *rest = (*self.hidden, 1)
-        pairs = PairDense(first)(flatten_rows(x), flatten_rows(y))
-        # As n·m rows: on (n, m, features) the CPU's products and their gradients make a step slower than it need be.
-        rows = pairs.reshape(-1, first)
-        return dense_stack(rows, rest).reshape(pairs.shape[:2])
+        self.first = PairDense(first, name="PairDense_0")
+        self.rest = dense_layers(rest)
+
+    def encode(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> tuple[Array, Array]:
+        """W_x x_i and W_y y_j + b."""
+        return self.first(flatten_rows(x), flatten_rows(y))
+
+    def pair(self, codes_x: Float[Array, "n f"], codes_y: Float[Array, "m f"]) -> Float[Array, "n m"]:
+        """The later layers on their sums."""
+        return through(self.rest, outer_sum(codes_x, codes_y)).reshape(len(codes_x), len(codes_y))
 
 
-class SeparableCritic(nn.Module):
+class SeparableCritic(Separable):
     """The separable critic: one embedding for x, one for y, and their inner product.
 
     Formula: T(x, y) = g(x)ᵀ h(y), with g and h two MLPs.
@@ -93,14 +144,12 @@ class SeparableCritic(nn.Module):
     hidden: Sequence[int] = PAPER_HIDDEN
     embed: int = 32
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, "n m"]:
-        g = MLP(self.hidden, self.embed, name="g")
-        h = MLP(self.hidden, self.embed, name="h")
-        return g(x) @ h(y).T
+    def setup(self) -> None:
+        self.g = MLP(self.hidden, self.embed)
+        self.h = MLP(self.hidden, self.embed)
 
 
-class BilinearCritic(nn.Module):
+class BilinearCritic(Separable):
     """The bilinear critic, linear in x and in y.
 
     Formula: T(x, y) = xᵀ W y.
@@ -119,14 +168,15 @@ class BilinearCritic(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, "n m"]:
+    def encode(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> tuple[Array, Array]:
+        """Wᵀ x_i and y_j."""
         x, y = flatten_rows(x), flatten_rows(y)
         scale = (x.shape[1] * y.shape[1]) ** -0.5
         kernel = self.param("kernel", nn.initializers.normal(scale), (x.shape[1], y.shape[1]))
-        return x @ kernel @ y.T
+        return x @ kernel, y
 
 
-class BaselineCritic(nn.Module):
+class BaselineCritic(Encoding):
     """A critic with a learned log baseline of x: what TUBA and the interpolated bound train.
 
     Formula: T(x, y) - a(x), with a an MLP. A baseline is a row shift of the scores, so this is a critic like any other.
@@ -149,6 +199,14 @@ class BaselineCritic(nn.Module):
     critic: nn.Module
     hidden: Sequence[int] = PAPER_HIDDEN
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, "n m"]:
-        return self.critic(x, y) - MLP(self.hidden, 1, name="baseline")(x)
+    def setup(self) -> None:
+        self.baseline = MLP(self.hidden, 1)
+
+    def encode(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> tuple[Any, Any]:
+        """The critic's codes, and a(x_i)."""
+        codes_x, codes_y = encode(self.critic, x, y)
+        return (codes_x, self.baseline(x)), codes_y
+
+    def pair(self, codes_x: tuple[Any, Float[Array, "n 1"]], codes_y: Any) -> Float[Array, "n m"]:
+        """The critic's scores less a(x_i)."""
+        return pair(self.critic, codes_x[0], codes_y) - codes_x[1]

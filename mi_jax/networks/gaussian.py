@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax.networks.critics import PairDense
-from mi_jax.networks.mlp import dense_stack, flatten_rows
+from mi_jax.networks.critics import Encoding, PairDense, outer_sum
+from mi_jax.networks.mlp import dense_layers, flatten_rows, through
 
 # Eigenvalues of a covariance below this share of the largest are rounding in float32.
 SINGULAR = 1e-5
@@ -111,7 +111,7 @@ def _principal(rows: Float[Array, "n d"]) -> tuple[Float[Array, " d"], Float[Arr
     return variances, axes
 
 
-class GaussianCritic(nn.Module):
+class GaussianCritic(Encoding):
     """A critic that starts from the closed-form Gaussian log ratio and learns only the rest.
 
     Formula: T(x, y) = G(x, y) + MLP(φ(x), φ(y), q(x, y)), with G(x, y) = Σ_k [-½ log(1 - s_k²) - (s_k² a_k² - 2 s_k a_k b_k
@@ -139,46 +139,73 @@ class GaussianCritic(nn.Module):
 
     hidden: Sequence[int] = (64, 64)
 
+    def setup(self) -> None:
+        if self.hidden:
+            first, *rest = (*self.hidden, 1)
+            self.first = PairDense(first, name="PairDense_0")
+            self.of_length = nn.Dense(first, use_bias=False)
+            self.rest = dense_layers(rest, nn.initializers.zeros_init())
+
     @nn.compact
-    def __call__(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, "n m"]:
+    def encode(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> tuple["_Codes", "_Codes"]:
+        """The canonical variables with what else the scores hold of one row, and the first layer's terms."""
         x, y = flatten_rows(x), flatten_rows(y)
         fit = jax.lax.stop_gradient(self.variable("gaussian", "fit", gaussian_fit, x, y).value)
         a, b = _matmul(x - fit.mean_x, fit.whiten_x), _matmul(y - fit.mean_y, fit.whiten_y)
         length_x, length_y = jnp.sum(a**2, axis=1), jnp.sum(b**2, axis=1)
-        start, length = _gaussian(fit.correlations, a, b, length_x, length_y)
+        layer = self.first(_features(x, length_x), _features(y, length_y)) if self.hidden else (x[:, :0], y[:, :0])
+        a, b = a[:, : fit.correlations.size], b[:, : fit.correlations.size]
+        # Not 1 - s²: a fused multiply-add in one place and none in another would leave terms that no longer cancel.
+        unexplained = (1 - fit.correlations) * (1 + fit.correlations)
+        linear = fit.correlations / unexplained
+        quadratic = 0.5 * fit.correlations * linear
+        constants = 0.5 * jnp.sum(jnp.log(unexplained)), 1.0 / (x.shape[1] + y.shape[1])
+        of_x, of_y = ([jnp.full(len(rows), constant) for constant in constants] for rows in (x, y))
+        codes_x = _Codes(a * linear, _matmul(a**2, quadratic), length_x, layer[0], *of_x)
+        return codes_x, _Codes(b, _matmul(b**2, quadratic), length_y, layer[1], *of_y)
+
+    def pair(self, codes_x: "_Codes", codes_y: "_Codes") -> Float[Array, "n m"]:
+        """The Gaussian log ratio, and the later layers."""
+        start, length = _gaussian(codes_x, codes_y)
         if not self.hidden:
             return start
-        first, *rest = (*self.hidden, 1)
-        pairs = PairDense(first)(_features(x, length_x), _features(y, length_y))
-        pairs += nn.Dense(first, use_bias=False)(_log_length(length, x.shape[1] + y.shape[1])[..., None])
-        remainder = dense_stack(pairs.reshape(-1, first), rest, nn.initializers.zeros_init())
-        return start + remainder.reshape(start.shape)
+        pairs = outer_sum(codes_x.layer, codes_y.layer) + self.of_length(_log_length(length).reshape(-1, 1))
+        return start + through(self.rest, pairs).reshape(start.shape)
 
 
-def _gaussian(
-    correlations: Float[Array, " k"],
-    a: Float[Array, "n dx"],
-    b: Float[Array, "m dy"],
-    length_x: Float[Array, " n"],
-    length_y: Float[Array, " m"],
-) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """The log ratios of all pairs, and the squared length of each whitened (x, y)."""
-    a, b = a[:, : correlations.size], b[:, : correlations.size]
-    # Not 1 - s²: a fused multiply-add in one place and none in another would leave terms that no longer cancel.
-    unexplained = (1 - correlations) * (1 + correlations)
-    linear = correlations / unexplained
-    quadratic = 0.5 * correlations * linear
-    own_x, own_y = _matmul(a**2, quadratic), _matmul(b**2, quadratic)
-    exponent = _matmul(a * linear, b.T) - own_x[:, None] - own_y[None, :]
+class _Codes(NamedTuple):
+    """What the Gaussian critic knows of rows.
+
+    Attributes:
+      canonical: (n, k) the canonical variables, those of x times s / (1 - s²).
+      quadratic: (n,) Σ_k s_k² a_k² / (2 (1 - s_k²)).
+      length: (n,) the squared length of the whitened row.
+      layer: (n, features) the first layer's term.
+      log_unexplained: ½ Σ_k log(1 - s_k²), for each row,
+      per_dimension: and 1 / (dx + dy).
+    """
+
+    canonical: Float[Array, "n k"]
+    quadratic: Float[Array, " n"]
+    length: Float[Array, " n"]
+    layer: Float[Array, "n f"]
+    log_unexplained: Float[Array, " n"]
+    per_dimension: Float[Array, " n"]
+
+
+def _gaussian(x: _Codes, y: _Codes) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """The log ratios of all pairs, and the squared length of each whitened (x, y) over its dimension."""
+    exponent = _matmul(x.canonical, y.canonical.T) - x.quadratic[:, None] - y.quadratic
     # The Gaussian exponent is half of what the length of (x, y) lacks to that of x and that of y.
-    length = jnp.maximum(length_x[:, None] + length_y[None, :] - 2 * exponent, 0.0)
-    return exponent - 0.5 * jnp.sum(jnp.log(unexplained)), length
+    length = jnp.maximum(x.length[:, None] + y.length - 2 * exponent, 0.0)
+    return exponent - x.log_unexplained[:, None], length * x.per_dimension[:, None]
 
 
 def _features(z: Float[Array, "n d"], length: Float[Array, " n"]) -> Float[Array, "n f"]:
     uniform = 12**0.5 * (jax.scipy.stats.norm.cdf(z) - 0.5)
-    return jnp.concatenate([z, 0.5 * (z**2 - 1), uniform, _log_length(length, z.shape[1])[:, None]], axis=1)
+    return jnp.concatenate([z, 0.5 * (z**2 - 1), uniform, _log_length(length / z.shape[1])[:, None]], axis=1)
 
 
-def _log_length(square: Float[Array, "*s"], dim: int) -> Float[Array, "*s"]:
-    return 2 * jnp.log1p(square / dim)
+def _log_length(square: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Of a squared length over its dimension."""
+    return 2 * jnp.log1p(square)

@@ -18,12 +18,18 @@ def flatten_rows(rows: Float[Array, "n ..."]) -> Float[Array, "n d"]:
     return rows.reshape(rows.shape[0], -1)
 
 
-def dense_stack(
-    h: Float[Array, "*n d"], sizes: Sequence[int], last_init: nn.initializers.Initializer = kernel_init
-) -> Float[Array, "*n out"]:
-    """Dense layers of these sizes with ReLU *before* each, for the inside of a compact module that made `h` linearly."""
-    for place, size in enumerate(sizes, start=1):
-        h = nn.Dense(size, kernel_init=last_init if place == len(sizes) else kernel_init)(nn.relu(h))
+def dense_layers(sizes: Sequence[int], last_init: nn.initializers.Initializer = kernel_init) -> list[nn.Dense]:
+    """Dense layers of these sizes, called Dense_0, Dense_1, …, for a module's `setup` or for its compact method."""
+    inits = {len(sizes) - 1: last_init}
+    return [
+        nn.Dense(size, kernel_init=inits.get(place, kernel_init), name=f"Dense_{place}") for place, size in enumerate(sizes)
+    ]
+
+
+def through(layers: Sequence[nn.Module], h: Float[Array, "*n d"]) -> Float[Array, "*n out"]:
+    """`h` through these layers, with ReLU *before* each: what made `h` was linear."""
+    for layer in layers:
+        h = layer(nn.relu(h))
     return h
 
 
@@ -50,6 +56,5 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, rows: Float[Array, "n ..."]) -> Float[Array, "n features"]:
-        first, *rest = (*self.hidden, self.features)
-        first_init = kernel_init if rest else self.last_init
-        return dense_stack(nn.Dense(first, kernel_init=first_init)(flatten_rows(rows)), rest, self.last_init)
+        first, *rest = dense_layers((*self.hidden, self.features), self.last_init)
+        return through(rest, first(flatten_rows(rows)))

@@ -79,8 +79,7 @@ def moved(params, names=("params",)):
 @jax.jit
 def gaussian_scores(found, x, y):
     """The Gaussian part of the critic, alone, of all pairs."""
-    a, b = (x - found.mean_x) @ found.whiten_x, (y - found.mean_y) @ found.whiten_y
-    return gaussian._gaussian(found.correlations, a, b, jnp.sum(a**2, axis=1), jnp.sum(b**2, axis=1))[0]
+    return GaussianCritic(hidden=()).apply({"gaussian": {"fit": found}}, x, y)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +287,7 @@ def test_the_fit_has_no_gradient_and_the_network_has(start):
     for leaf in jax.tree.leaves(first["gaussian"]):
         np.testing.assert_array_equal(leaf, 0.0)
     # Of a last layer of zeros only its own gradient passes; once it has moved, that of the others does.
-    assert np.abs(first["params"]["Dense_2"]["kernel"]).max() > 0
+    assert np.abs(first["params"]["Dense_1"]["kernel"]).max() > 0
     later = gradient(moved(params))
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(later["params"]))
     for leaf in jax.tree.leaves(later["gaussian"]):
@@ -324,8 +323,9 @@ def test_the_length_of_a_pair_is_its_mahalanobis_distance():
     covariance[:2, 3:] = covariance[3:, :2] = np.diag(s)
     pairs = np.concatenate([np.repeat(a, 6, axis=0), np.tile(b, (5, 1))], axis=1)
     expected = np.einsum("ki,ij,kj->k", pairs, np.linalg.inv(covariance), pairs).reshape(5, 6)
-    given = (jnp.float32(leaf) for leaf in (s, a, b, (a**2).sum(axis=1), (b**2).sum(axis=1)))
-    np.testing.assert_allclose(jax.jit(gaussian._gaussian)(*given)[1], expected, rtol=1e-4, atol=1e-4)
+    found = gaussian.GaussianFit(*map(jnp.float32, (np.zeros(3), np.zeros(2), np.eye(3), np.eye(2), s)))
+    codes = GaussianCritic(hidden=()).apply({"gaussian": {"fit": found}}, jnp.float32(a), jnp.float32(b), method="encode")
+    np.testing.assert_allclose(5 * gaussian._gaussian(*codes)[1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_of_normal_rows_the_features_have_unit_scale():
