@@ -151,9 +151,10 @@ class Cell:
         if self.objective == "gm":
             return self._of_densities(params, x, y)
         model = self.model()
-        assert model.scores is not None
-        scores = functools.partial(model.scores, params)
-        sums = functools.partial(evaluation.pair_sums, scores, x, y, pairs=half * (self.group or self.batch))
+        assert model.encode is not None
+        assert model.pair is not None
+        encode, pair = functools.partial(model.encode, params), functools.partial(model.pair, params)
+        sums = functools.partial(evaluation.pair_sums, pair, x, y, encode=encode, pairs=half * (self.group or self.batch))
         if self.objective == "logistic":
             return {f"smile_{tau:g}": _read(evaluation.read_outs(sums(tau=tau))["smile"]) for tau in TAUS}
         name, read_out = ("cpc", "infonce") if self.objective == "infonce" else ("mine", "dv")

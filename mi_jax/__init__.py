@@ -5,6 +5,7 @@ Pure functions from score matrices to nats, networks that produce the scores, an
 """
 
 from mi_jax import (
+    blocks,
     bounds,
     consistency,
     datasets,
@@ -17,6 +18,7 @@ from mi_jax import (
     theory,
     training,
 )
+from mi_jax.blocks import Blocks
 from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
 from mi_jax.consistency import self_consistency
 from mi_jax.estimation import Estimate, estimate
@@ -25,8 +27,10 @@ from mi_jax.groups import Groups
 __version__ = "0.1.0"
 
 __all__ = [
+    "Blocks",
     "Estimate",
     "Groups",
+    "blocks",
     "bounds",
     "consistency",
     "datasets",

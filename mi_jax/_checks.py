@@ -8,11 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mi_jax.blocks import Blocks
 from mi_jax.groups import Groups
+
+
+def all_pairs(scores: Any, name: str = "scores") -> Float[Array, "*g n n"] | Blocks:
+    """As `score_matrix`, but `Blocks` are taken as they are: `blocks.of` has checked them."""
+    return scores if isinstance(scores, Blocks) else score_matrix(scores, name)
 
 
 def score_matrix(scores: Any, name: str = "scores") -> Float[Array, "*g n n"]:
     """`scores`, checked and in at least float32, the precision that every reduction uses; of groups with an axis of them."""
+    if isinstance(scores, Blocks):
+        raise TypeError(f"{name} must be a score matrix here, as the log ratios of all pairs are wanted, got Blocks")
     if isinstance(scores, Groups):
         return _matrices(floating(scores.scores, name), name)
     array = floating(scores, name)
@@ -46,7 +54,7 @@ def numeric(value: Any, name: str) -> Float[Array, "..."]:
     return floating(value.astype(np.float32) if exact else value, name)
 
 
-def per_row(value: Any, scores: Float[Array, "*g n n"], name: str) -> Float[Array, "*g n"]:
+def per_row(value: Any, scores: Float[Array, "*g n n"] | Blocks, name: str) -> Float[Array, "*g n"]:
     """`value`, checked to hold one number for each row of `scores`."""
     array = floating(value, name)
     if array.shape != scores.shape[:-1]:

@@ -1,36 +1,81 @@
 """Means of exponentials, computed and differentiated without leaving log space."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from mi_jax.blocks import Blocks
 
 
-def diagonal(scores: Float[Array, "*g n n"]) -> Float[Array, "*g n"]:
+def diagonal(scores: Float[Array, "*g n n"] | Blocks) -> Float[Array, "*g n"]:
     """The scores of the joint pairs."""
-    return jnp.diagonal(scores, axis1=-2, axis2=-1)
+    return scores.diagonal() if isinstance(scores, Blocks) else jnp.diagonal(scores, axis1=-2, axis2=-1)
 
 
-def negatives(scores: Float[Array, "*g n n"]) -> int:
+def negatives(scores: Float[Array, "*g n n"] | Blocks) -> int:
     """How many product-of-marginals pairs there are: n(n - 1), in each group."""
-    return scores.size // scores.shape[-1] * (scores.shape[-1] - 1)
+    return math.prod(scores.shape[:-1]) * (scores.shape[-1] - 1)
 
 
-def off_diagonal(scores: Float[Array, "*g n n"], fill: float = -jnp.inf) -> Float[Array, "*g n n"]:
-    """`scores` with -inf on the diagonal: an exponential then counts only the product-of-marginals pairs."""
-    return jnp.where(jnp.eye(scores.shape[-1], dtype=bool), fill, scores)
+def by_rows(
+    function: Callable[..., Any], scores: Float[Array, "*g n n"] | Blocks, *per_row: Float[Array, "*g n"]
+) -> Float[Array, "*g n"]:
+    """`function(scores, own, *per_row)`, a number for each row; of `Blocks` a block of rows at a time.
+
+    `own` tells which scores are of joint pairs.
+    """
+    if isinstance(scores, Blocks):
+        return scores.by_rows(function, *per_row)
+    return function(scores, jnp.eye(scores.shape[-1], dtype=bool), *per_row)
 
 
-def mean_exp_off_diagonal(scores: Float[Array, "*g n n"]) -> Float[Array, ""]:
-    """The mean of exp(scores) over the off-diagonal pairs; overflows to +inf, its gradient too, never to NaN."""
+def mean_off_diagonal(
+    function: Callable[..., Float[Array, "*g k n"]],
+    scores: Float[Array, "*g n n"] | Blocks,
+    *per_row: Float[Array, "*g n"],
+) -> Float[Array, ""]:
+    """The mean of `function(scores, *per_row)` over the off-diagonal pairs, `per_row` as columns."""
+
+    def sums(scores: Array, own: Bool[Array, "k n"], *per_row: Array) -> Array:
+        values = function(scores, *(values[..., None] for values in per_row))
+        return jnp.sum(jnp.where(own, 0.0, values), axis=-1)
+
+    return jnp.sum(by_rows(sums, scores, *per_row)) / negatives(scores)
+
+
+def mean_exp_off_diagonal(scores: Float[Array, "*g n n"] | Blocks, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
+    """The mean of exp(scores - log_baseline) over off-diagonal pairs; overflows to +inf, its gradient too, not to NaN."""
     # The count goes into the exponent, so that the sum overflows only where the mean does.
-    return jnp.sum(jnp.exp(off_diagonal(scores) - math.log(negatives(scores))))
+    count = math.log(negatives(scores))
+
+    def sums(scores: Array, own: Bool[Array, "k n"], log_baseline: Array) -> Array:
+        return jnp.sum(jnp.exp(jnp.where(own, -jnp.inf, scores - log_baseline[..., None]) - count), axis=-1)
+
+    return jnp.sum(by_rows(sums, scores, log_baseline))
 
 
-def log_mean_exp_off_diagonal(scores: Float[Array, "*g n n"]) -> Float[Array, ""]:
-    """The log of the mean of exp(scores) over the off-diagonal pairs."""
-    return jax.nn.logsumexp(off_diagonal(scores)) - math.log(negatives(scores))
+def log_mean_exp_off_diagonal(scores: Float[Array, "*g n n"] | Blocks, tau: Any) -> Float[Array, ""]:
+    """The log of the mean of exp(scores), clipped to [-tau, tau], over the off-diagonal pairs."""
+    count = math.log(negatives(scores))
+
+    def clipped(scores: Array, own: Bool[Array, "k n"]) -> Array:
+        return jnp.where(own, -jnp.inf, jnp.clip(scores, -tau, tau))
+
+    if isinstance(scores, Blocks):
+        rows = scores.by_rows(lambda scores, own: _log_sum_exp(clipped(scores, own)))
+        return _log_sum_exp(rows) - count
+    return jax.nn.logsumexp(by_rows(clipped, scores)) - count
+
+
+def _log_sum_exp(values: Float[Array, "*s n"]) -> Float[Array, "*s"]:
+    """Over the last axis; where all are -inf, as a row may be whose sum is but a part, the gradient is 0 and not NaN."""
+    none = jnp.all(jnp.isneginf(values), axis=-1)
+    found = jax.nn.logsumexp(jnp.where(none[..., None], 0.0, values), axis=-1)
+    return jnp.where(none, -jnp.inf, found)
 
 
 def log_mean_exp_leave_one_out(scores: Float[Array, "*g n m"]) -> Float[Array, "*g n m"]:

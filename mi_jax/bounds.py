@@ -1,24 +1,27 @@
 """From a score matrix to nats: the variational estimates of mutual information, as pure functions.
 
 `scores[i, j] = T(x_i, y_j)`: joint pairs on the diagonal, product-of-marginals pairs off it. Each function takes one
-(n, n) matrix, or `Groups` of smaller ones, is jit-compiled, and is batched by `jax.vmap`. bfloat16 and float16 scores are
-reduced in float32.
+(n, n) matrix, `Groups` of smaller ones, or `Blocks` of a larger one that is never held, is jit-compiled, and is batched by
+`jax.vmap`. bfloat16 and float16 scores are reduced in float32.
 
 DV, InfoNCE and SMILE are the mean of the diagonal of a projected log ratio (`mi_jax.projections`). NWJ, TUBA and the
 interpolated bound pay a penalty for the normaliser instead of projecting: they hold e^T, so at scores near +88 (in
 float32) they end in -inf, never in NaN, while the others stay finite.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mi_jax import _checks, _logspace, projections
+from mi_jax.blocks import Blocks
 from mi_jax.groups import Groups
 
 
 @jax.jit
-def infonce(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
+def infonce(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
     """InfoNCE, also called CPC: a lower bound in expectation, of low variance, and never above log n.
 
     Formula: (1/n) Σ_i log( e^{T_ii} / ((1/n) Σ_j e^{T_ij}) ).
@@ -39,10 +42,12 @@ def infonce(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
 
     Source: Song & Ermon (2020), Eq. 5; van den Oord et al. (2018).
     """
-    return jnp.mean(_logspace.diagonal(projections.infonce(scores)))
+    scores = _checks.all_pairs(scores)
+    log_sums = _logspace.by_rows(lambda scores, _: jax.nn.logsumexp(scores, axis=-1), scores)
+    return jnp.mean(_logspace.diagonal(scores) - (log_sums - math.log(scores.shape[-1])))
 
 
-def dv(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
+def dv(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
     """The Donsker–Varadhan estimate, which MINE reports: no ceiling, but a variance that grows like e^MI.
 
     Formula: E_P[T] - log E_Q[e^T].
@@ -69,7 +74,7 @@ def dv(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
     return smile(scores, jnp.inf)
 
 
-def smile(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = 5.0) -> Float[Array, ""]:
+def smile(scores: Float[Array, "n n"] | Groups | Blocks, tau: float | Float[Array, ""] = 5.0) -> Float[Array, ""]:
     """SMILE, the smoothed estimate: Donsker–Varadhan with the density ratio clipped inside the partition function.
 
     Formula: E_P[T] - log E_Q[clip(e^T, e^-tau, e^tau)].
@@ -97,16 +102,16 @@ def smile(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = 
 
     Source: Song & Ermon (2020), Eq. 17.
     """
-    return _mean_diagonal(projections.smile(scores, tau))
+    return _smile(scores, _checks.non_negative(tau, "tau"))
 
 
 @jax.jit
-def _mean_diagonal(log_ratio):
-    return jnp.mean(_logspace.diagonal(log_ratio))
+def _smile(scores, tau):
+    return jnp.mean(_logspace.diagonal(_checks.all_pairs(scores))) - projections.log_partition(scores, tau)
 
 
 @jax.jit
-def nwj(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
+def nwj(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
     """The bound of Nguyen, Wainwright and Jordan (also f-GAN KL, MINE-f): unbiased, of variance that grows like e^MI.
 
     Formula: E_P[T] - E_Q[e^{T-1}].
@@ -130,11 +135,12 @@ def nwj(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
 
     Source: Song & Ermon (2020), Eq. 4; Nguyen et al. (2010).
     """
-    return _unnormalised(_checks.score_matrix(scores) - 1.0)
+    scores = _checks.all_pairs(scores)
+    return _unnormalised(scores, jnp.ones(scores.shape[:-1], scores.dtype))
 
 
 @jax.jit
-def tuba(scores: Float[Array, "n n"] | Groups, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
+def tuba(scores: Float[Array, "n n"] | Groups | Blocks, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
     """TUBA, the unnormalised Barber–Agakov bound: NWJ with a log baseline a(x) in place of the constant 1.
 
     Formula: 1 + E_P[T - a(x)] - E_Q[e^{T - a(x)}], which is `nwj(scores - log_baseline[:, None] + 1)`.
@@ -156,17 +162,18 @@ def tuba(scores: Float[Array, "n n"] | Groups, log_baseline: Float[Array, "*g n"
 
     Source: Poole et al. (2019), Eq. 8.
     """
-    scores = _checks.score_matrix(scores)
-    return _unnormalised(scores - _checks.per_row(log_baseline, scores, "log_baseline")[..., None])
+    scores = _checks.all_pairs(scores)
+    return _unnormalised(scores, _checks.per_row(log_baseline, scores, "log_baseline"))
 
 
-def _unnormalised(log_ratio: Float[Array, "*g n n"]) -> Float[Array, ""]:
-    """1 + E_P[log r] - E_Q[r]: a lower bound on MI for any positive r, tight at the density ratio."""
-    return 1.0 + jnp.mean(_logspace.diagonal(log_ratio)) - _logspace.mean_exp_off_diagonal(log_ratio)
+def _unnormalised(scores: Float[Array, "*g n n"] | Blocks, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
+    """1 + E_P[log r] - E_Q[r], log r = T - a(x): a lower bound on MI for any positive r, tight at the density ratio."""
+    log_ratio = _logspace.diagonal(scores) - log_baseline
+    return 1.0 + jnp.mean(log_ratio) - _logspace.mean_exp_off_diagonal(scores, log_baseline)
 
 
 def interpolated(
-    scores: Float[Array, "n n"] | Groups, log_baseline: Float[Array, "*g n"], alpha: float | Float[Array, ""]
+    scores: Float[Array, "n n"] | Groups | Blocks, log_baseline: Float[Array, "*g n"], alpha: float | Float[Array, ""]
 ) -> Float[Array, ""]:
     """The interpolated bound of Poole et al., between TUBA (alpha = 0) and InfoNCE (alpha = 1).
 
@@ -205,17 +212,24 @@ def interpolated(
 
 @jax.jit
 def _interpolated(scores, log_baseline, alpha):
-    scores = _checks.score_matrix(scores)
-    baseline = _checks.per_row(log_baseline, scores, "log_baseline")[..., None]
-    mixture = _logspace.log_mean_exp_leave_one_out(scores)
-    mixed = _logspace.log_interpolate(mixture, jnp.broadcast_to(baseline, scores.shape), alpha)
-    positives = _logspace.off_diagonal(_logspace.diagonal(scores)[..., None] - mixed, fill=0.0)
-    normaliser = _logspace.mean_exp_off_diagonal(scores - _logspace.diagonal(mixed)[..., None])
-    return 1.0 + jnp.sum(positives) / _logspace.negatives(scores) - normaliser
+    scores = _checks.all_pairs(scores)
+    baseline = _checks.per_row(log_baseline, scores, "log_baseline")
+    count = _logspace.negatives(scores)
+
+    def terms(scores, own, joint, baseline):
+        mixture = _logspace.log_mean_exp_leave_one_out(scores)
+        mixed = _logspace.log_interpolate(mixture, jnp.broadcast_to(baseline[..., None], scores.shape), alpha)
+        positives = jnp.where(own, 0.0, joint[..., None] - mixed)
+        log_normaliser = jnp.sum(jnp.where(own, mixed, 0.0), axis=-1, keepdims=True)
+        negatives = jnp.exp(jnp.where(own, -jnp.inf, scores - log_normaliser) - math.log(count))
+        return jnp.sum(positives, axis=-1), jnp.sum(negatives, axis=-1)
+
+    positives, negatives = _logspace.by_rows(terms, scores, _logspace.diagonal(scores), baseline)
+    return 1.0 + jnp.sum(positives) / count - jnp.sum(negatives)
 
 
 @jax.jit
-def logistic_objective(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]:
+def logistic_objective(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
     """The logistic (Jensen–Shannon) objective: log likelihood of telling joint pairs from product-of-marginals pairs.
 
     Formula: E_P[log σ(T)] + E_Q[log σ(-T)], with σ the logistic function.
@@ -239,6 +253,6 @@ def logistic_objective(scores: Float[Array, "n n"] | Groups) -> Float[Array, ""]
 
     Source: Song & Ermon (2020), Section 5 ("logistic regression"); Hjelm et al. (2018).
     """
-    scores = _checks.score_matrix(scores)
-    negatives = _logspace.off_diagonal(jax.nn.log_sigmoid(-scores), fill=0.0)
-    return jnp.mean(jax.nn.log_sigmoid(_logspace.diagonal(scores))) + jnp.sum(negatives) / _logspace.negatives(scores)
+    scores = _checks.all_pairs(scores)
+    negatives = _logspace.mean_off_diagonal(lambda scores: jax.nn.log_sigmoid(-scores), scores)
+    return jnp.mean(jax.nn.log_sigmoid(_logspace.diagonal(scores))) + negatives

@@ -312,14 +312,14 @@ def _held_out(recipe: Recipe, run: tuple[Any, Any]) -> HeldOut:
 
 
 def _scores(recipe: Recipe, model: Model, params: Any, rows: Any) -> HeldOut:
-    assert model.scores is not None
+    assert model.encode is not None
+    assert model.pair is not None
     # Chosen on validation rows, as everything is that is not given: the test rows are read once.
     highest = jnp.quantile(model.log_ratio(params, *rows["valid"]), TAU_QUANTILE)
     tau = jnp.where(jnp.isnan(rows["tau"]), jnp.maximum(LEAST_TAU, highest), rows["tau"])
-    scores = functools.partial(model.scores, params)
-    sum_pairs = functools.partial(
-        evaluation.pair_sums, lambda x, y: scores(x, y) - recipe.offset, tau=tau, pairs=recipe.pairs
-    )
+    encode, pair = functools.partial(model.encode, params), functools.partial(model.pair, params)
+    log_ratios = lambda codes_x, codes_y: pair(codes_x, codes_y) - recipe.offset  # noqa: E731
+    sum_pairs = functools.partial(evaluation.pair_sums, log_ratios, encode=encode, tau=tau, pairs=recipe.pairs)
     test, valid, train = (sum_pairs(*rows[name]) for name in ("test", "valid", "train"))
     name = READ_OUTS[recipe.estimator]
     found = evaluation.read_outs(test)

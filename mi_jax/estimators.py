@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mi_jax import _checks, _logspace, bounds, projections
+from mi_jax.blocks import Blocks
 from mi_jax.groups import Groups
 
-Scores: TypeAlias = Float[Array, "n n"] | Groups
+Scores: TypeAlias = Float[Array, "n n"] | Groups | Blocks
 Nats: TypeAlias = Float[Array, ""]
 Objective: TypeAlias = Callable[[Scores, Any], tuple[Nats, Any]]
 
@@ -183,7 +184,7 @@ def mine(decay: float | Float[Array, ""] = 0.99) -> Estimator:
         log_average = jnp.where(jnp.isneginf(log_average), batch, with_batch)
         # Equal to log_z, with its gradient scaled by Z / Z̄.
         partition = batch + jnp.exp(batch - log_average) * (log_z - batch)
-        return jnp.mean(_logspace.diagonal(_checks.score_matrix(scores))) - partition, log_average
+        return jnp.mean(_logspace.diagonal(_checks.all_pairs(scores))) - partition, log_average
 
     return Estimator(lambda: jnp.asarray(-jnp.inf, float), objective, {"mine": bounds.dv})
 
@@ -204,7 +205,7 @@ def js() -> Estimator:
 
     Source: Song & Ermon (2020), Section 3.1; Poole et al. (2019), Section 2.2.
     """
-    return _logistic("js", _js)
+    return _logistic("js", _tuba)
 
 
 def smile(tau: float | Float[Array, ""] = 5.0) -> Estimator:
@@ -286,9 +287,5 @@ def _tuba(scores: Scores) -> Nats:
 
 def _no_baseline(scores: Scores) -> Float[Array, "*g n"]:
     """The log baseline 0, for scores that hold theirs already."""
-    checked = _checks.score_matrix(scores)
+    checked = _checks.all_pairs(scores)
     return jnp.zeros(checked.shape[:-1], checked.dtype)
-
-
-def _js(scores: Scores) -> Nats:
-    return bounds.nwj(jax.tree.map(lambda matrix: matrix + 1.0, scores))

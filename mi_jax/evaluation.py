@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax import _checks, groups
+from mi_jax import _checks, blocks, groups
 from mi_jax.models import Model
 
 BLOCK_PAIRS = 2**16  # pairs scored at once: with 64 hidden units 16 MB
@@ -109,10 +109,11 @@ def group_size(num_rows: int, pairs: int) -> int:
 
 
 def pair_sums(
-    scores: Callable[[Array, Array], Float[Array, "n m"]],
+    scores: Callable[[Any, Any], Float[Array, "n m"]],
     x: Float[Array, "n ..."],
     y: Float[Array, "n ..."],
     *,
+    encode: Callable[[Array, Array], tuple[Any, Any]] = lambda x, y: (x, y),
     tau: float | Float[Array, ""] = jnp.inf,
     pairs: int = 2**22,
 ) -> PairSums:
@@ -125,6 +126,8 @@ def pair_sums(
       scores: `(x, y) -> (n, m)` scores, of any numbers of rows.
       x: (n, *x_shape) rows, in random order.
       y: (n, *y_shape) their partners.
+      encode: `(x, y) -> (codes_x, codes_y)`, what `scores` takes in the place of rows: all that can be done once a row, and
+        need not be done again for each block. By default the rows themselves.
       tau: where the clipped means clip.
       pairs: the budget.
 
@@ -150,23 +153,20 @@ def pair_sums(
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
     size = group_size(len(x), pairs)
     cut = groups.cut(x, size), groups.cut(y, size)
-    sums = jax.lax.map(lambda group: _group_sums(scores, group[0], group[1], tau), cut)
+    sums = jax.lax.map(lambda group: _group_sums(scores, *encode(*group), tau), cut)
     return PairSums._make([*(leaf.reshape(-1) for leaf in sums), size])
 
 
-def _group_sums(scores: Callable[[Array, Array], Array], x: Array, y: Array, tau: Any) -> tuple[Any, ...]:
+def _group_sums(scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any) -> tuple[Any, ...]:
     """The fields of `PairSums` of one group, its rows of x scored in blocks against all of y."""
-    size = len(x)
+    size = len(jax.tree.leaves(x)[0])
     block = max(1, min(size, BLOCK_PAIRS // size))
-    blocks = -(-size // block)
-    padded = jnp.pad(x, [(0, blocks * block - size)] + [(0, 0)] * (x.ndim - 1), mode="edge")
     log_mean = functools.partial(_log_mean, count=size - 1)
 
     def one(columns: Any, place: tuple[Array, Array]) -> tuple[Any, tuple[Array, ...]]:
-        start, rows_of_x = place
-        numbers = start + jnp.arange(block)
+        numbers, rows_of_x = place
         matrix = scores(rows_of_x, y).astype(jnp.float32)
-        own = numbers[:, None] == jnp.arange(size)
+        own = blocks.joint(numbers, size)
         joint = jnp.sum(jnp.where(own, matrix, 0.0), axis=1)
         negatives = jnp.where(own, -jnp.inf, matrix)
         clipped = jnp.where(own, -jnp.inf, jnp.clip(matrix, -tau, tau))
@@ -183,9 +183,8 @@ def _group_sums(scores: Callable[[Array, Array], Array], x: Array, y: Array, tau
         return columns, (joint, log_mean(rows), log_mean(jax.nn.logsumexp(clipped, axis=1)), log_mean(squared), beyond)
 
     none = jnp.full(size, -jnp.inf)
-    places = jnp.arange(blocks) * block, padded.reshape(blocks, block, *x.shape[1:])
-    columns, of_rows = jax.lax.scan(one, (none, none, jnp.zeros(size)), places)
-    joint, rows, clipped_rows, squared, beyond = (part.reshape(-1)[:size] for part in of_rows)
+    columns, of_rows = jax.lax.scan(one, (none, none, jnp.zeros(size)), (blocks.numbered(size, block), blocks.cut(x, block)))
+    joint, rows, clipped_rows, squared, beyond = blocks.joined(of_rows, size)
     column, clipped_column, shares = columns
     return joint, rows, log_mean(column), clipped_rows, log_mean(clipped_column), squared, shares, beyond
 

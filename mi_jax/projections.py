@@ -16,10 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mi_jax import _checks, _logspace
+from mi_jax.blocks import Blocks
 from mi_jax.groups import Groups
 
 
-def log_partition(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = jnp.inf) -> Float[Array, ""]:
+def log_partition(
+    scores: Float[Array, "n n"] | Groups | Blocks, tau: float | Float[Array, ""] = jnp.inf
+) -> Float[Array, ""]:
     """The log of the partition estimate, the mean of the (clipped) ratio over the product-of-marginals pairs.
 
     Formula: log E_{Q_n}[clip(e^T, e^-tau, e^tau)], over the n(n - 1) off-diagonal pairs.
@@ -54,7 +57,7 @@ def log_partition(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array
 
 @jax.jit
 def _log_partition(scores, tau):
-    return _logspace.log_mean_exp_off_diagonal(jnp.clip(_checks.score_matrix(scores), -tau, tau))
+    return _logspace.log_mean_exp_off_diagonal(_checks.all_pairs(scores), tau)
 
 
 def dv(scores: Float[Array, "n n"] | Groups) -> Float[Array, "*g n n"]:
@@ -142,5 +145,4 @@ def smile(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = 
 
     Source: Song & Ermon (2020), Eq. 17 and Table 1.
     """
-    log_normaliser = log_partition(scores, tau)
-    return _checks.score_matrix(scores) - log_normaliser
+    return _checks.score_matrix(scores) - log_partition(scores, tau)

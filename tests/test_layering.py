@@ -10,6 +10,7 @@ PACKAGE = ROOT / "mi_jax"
 # From the bottom up: each may import only from those before it (and, within a folder, as listed).
 LAYERS = [
     "groups",
+    "blocks",
     "_checks",
     "_logspace",
     "projections",

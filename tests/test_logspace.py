@@ -50,11 +50,18 @@ def test_interpolate_derivatives(alpha):
 def test_off_diagonal_means():
     a = rows(1.0, (6, 6))
     off = np.exp(a[~np.eye(6, dtype=bool)]).mean()
-    assert _logspace.mean_exp_off_diagonal(jnp.float32(a)) == pytest.approx(off, rel=1e-6)
-    assert _logspace.log_mean_exp_off_diagonal(jnp.float32(a)) == pytest.approx(np.log(off), abs=1e-6)
+    none = jnp.zeros(6)
+    assert _logspace.mean_exp_off_diagonal(jnp.float32(a), none) == pytest.approx(off, rel=1e-6)
+    assert _logspace.mean_off_diagonal(jnp.exp, jnp.float32(a)) == pytest.approx(off, rel=1e-6)
+    assert _logspace.log_mean_exp_off_diagonal(jnp.float32(a), jnp.inf) == pytest.approx(np.log(off), abs=1e-6)
+    clipped = np.exp(np.clip(a[~np.eye(6, dtype=bool)], -0.5, 0.5)).mean()
+    assert _logspace.log_mean_exp_off_diagonal(jnp.float32(a), 0.5) == pytest.approx(np.log(clipped), abs=1e-6)
+    by_row = [np.exp(np.delete(a[i], i) - 0.1 * i).sum() for i in range(6)]
+    shifted = _logspace.mean_exp_off_diagonal(jnp.float32(a), 0.1 * jnp.arange(6.0))
+    assert shifted == pytest.approx(np.sum(by_row) / 30, rel=1e-6)
 
 
 def test_a_mean_overflows_only_where_it_is_too_large_itself():
     # 12 terms of e^88 sum to more than float32 holds; their mean does not.
-    assert _logspace.mean_exp_off_diagonal(jnp.full((4, 4), 88.0)) == pytest.approx(np.exp(88.0), rel=1e-5)
-    assert _logspace.mean_exp_off_diagonal(jnp.full((4, 4), 89.0)) == jnp.inf
+    assert _logspace.mean_exp_off_diagonal(jnp.full((4, 4), 88.0), jnp.zeros(4)) == pytest.approx(np.exp(88.0), rel=1e-5)
+    assert _logspace.mean_exp_off_diagonal(jnp.full((4, 4), 89.0), jnp.zeros(4)) == jnp.inf

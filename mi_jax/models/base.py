@@ -18,6 +18,8 @@ class Model(NamedTuple):
       log_ratio: `(params, x, y) -> (n,)`, in nats: log p(x_i, y_i) / (p(x_i) p(y_i)) of paired rows, the pointwise MI,
         before any projection.
       scores: `(params, x, y) -> (n, m)`, T(x_i, y_j) for all pairs; None for a generative model, which needs no such matrix.
+      encode: `(params, x, y) -> (codes_x, codes_y)`, the part of the scores that is done once a row, and
+      pair: `(params, codes_x, codes_y) -> (n, m)` the part that is done once a pair; together they are the scores.
     """
 
     init: Callable[[PRNGKeyArray, Array, Array], Any]
@@ -25,3 +27,5 @@ class Model(NamedTuple):
     loss: Callable[[Any, Any, Array, Array], tuple[Float[Array, ""], tuple[Any, Mapping[str, Float[Array, ""]]]]]
     log_ratio: Callable[[Any, Array, Array], Float[Array, " n"]]
     scores: Callable[[Any, Array, Array], Float[Array, "n m"]] | None = None
+    encode: Callable[[Any, Array, Array], tuple[Any, Any]] | None = None
+    pair: Callable[[Any, Any, Any], Float[Array, "n m"]] | None = None

@@ -7,13 +7,16 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mi_jax import _checks, groups
-from mi_jax.estimators import Estimator, Nats
+from mi_jax import _checks, blocks, groups
+from mi_jax.estimators import Estimator, Nats, Scores
 from mi_jax.groups import Groups
 from mi_jax.models.base import Model
+from mi_jax.networks import critics
+
+HELD_PAIRS = 2**24  # 64 MiB of scores
 
 
-def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None = None) -> Model:
+def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None = None, block: int | None = None) -> Model:
     """A critic trained and read out by an estimator.
 
     Formula: loss = -objective(T(x_i, y_j)); log ratio = T(x_i, y_i) - estimator.offset, in nats.
@@ -28,14 +31,17 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
       group: cut each batch into groups of so many pairs, and score only those within a group (`mi_jax.Groups`): of n pairs
         n·group are scored, and not n². Rows beyond the last full group are left out; a smaller batch is one group. By
         default all pairs are scored, as one matrix.
+      block: score so many rows of x at a time, against all of y, and again for the gradient, so that memory grows with
+        n·block and not n²: the same numbers, a third more work. The scores themselves are held up to n = 4,096; of more rows
+        they are made anew for the objective and for each read-out (`mi_jax.Blocks`).
 
     Returns:
       A `Model`.
 
     Raises:
       TypeError: if `critic` is no Flax module or `estimator` no `Estimator`: a name, a class, or a function not called.
-      ValueError: if `group` is below 2; at its first call, from the bounds, if the critic does not give a square floating
-        matrix for n paired rows.
+      ValueError: if `group` is below 2, `block` below 1, or both are given;
+        at its first call, from the bounds, if the critic does not give a square floating matrix for n paired rows.
 
     Example:
       >>> import jax
@@ -53,6 +59,8 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
     _checks.instance(estimator, Estimator, "estimator")
     if group is not None and _checks.positive_int(group, "group") < 2:
         raise ValueError("group must be at least 2, so that there are negatives, got 1")
+    if block is not None and _checks.positive_int(block, "block") and group is not None:
+        raise ValueError("block and group must not both be given: groups are small already")
 
     def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
         return critic.init(key, x, y)
@@ -60,7 +68,16 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
     def scores(params: Any, x: Array, y: Array) -> Float[Array, "n m"]:
         return cast(Array, critic.apply(params, x, y))
 
-    def batch_scores(params: Any, x: Array, y: Array) -> Float[Array, "n n"] | Groups:
+    def encode(params: Any, x: Array, y: Array) -> tuple[Any, Any]:
+        return cast(tuple[Any, Any], critic.apply(params, x, y, method=critics.encode))
+
+    def pair(params: Any, codes_x: Any, codes_y: Any) -> Float[Array, "n m"]:
+        return cast(Array, critic.apply(params, codes_x, codes_y, method=critics.pair))
+
+    def batch_scores(params: Any, x: Array, y: Array) -> Scores:
+        if block is not None and len(x) > block:
+            cut = blocks.of(jax.tree_util.Partial(pair, params), *encode(params, x, y), block)
+            return cut if len(x) ** 2 > HELD_PAIRS else cut.by_rows(lambda scores, _: scores)
         if group is None or len(x) < 2 * group:
             return scores(params, x[:group], y[:group])
         return Groups(jax.vmap(functools.partial(scores, params))(groups.cut(x, group), groups.cut(y, group)))
@@ -79,4 +96,4 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
         paired = jax.vmap(lambda xi, yi: scores(params, xi[None], yi[None])[0, 0])
         return paired(x, y) - estimator.offset
 
-    return Model(init, lambda _: estimator.init(), loss, log_ratio, scores)
+    return Model(init, lambda _: estimator.init(), loss, log_ratio, scores, encode, pair)

@@ -1,0 +1,137 @@
+"""Blocks: the scores of all pairs of a batch without their matrix, made a block of rows at a time when they are needed."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+
+class Blocks(NamedTuple):
+    """A score matrix that is never held: each bound scores the rows of x block by block, and so does its gradient.
+
+    Memory grows with the rows times the size of a block, of a critic's hidden layers too, and not with the square of the
+    rows; a gradient costs a forward pass more. `blocks.of` makes one; `models.discriminative(critic, estimator, block=…)`
+    trains on them.
+
+    Attributes:
+      pair: `(codes_x, codes_y) -> (k, n)` scores, as a `jax.tree_util.Partial` of the critic's parameters.
+      x: what `pair` takes of x, each leaf (blocks, k, …), the last block padded.
+      y: what it takes of y, each leaf (n, …).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, mi_jax
+      >>> from mi_jax import blocks
+      >>> x = jax.random.normal(jax.random.key(0), (5, 3))
+      >>> scores = blocks.of(lambda x, y: x @ y.T, x, x, size=2)
+      >>> scores.shape
+      (5, 5)
+      >>> bool(jnp.allclose(mi_jax.smile(scores), mi_jax.smile(x @ x.T), rtol=1e-5))
+      True
+    """
+
+    pair: Callable[[Any, Any], Float[Array, "k n"]]
+    x: PyTree[Float[Array, "b k ..."]]
+    y: PyTree[Float[Array, "n ..."]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the matrix."""
+        n = len(jax.tree.leaves(self.y)[0])
+        return n, n
+
+    @property
+    def dtype(self) -> Any:
+        """Of a score as it is reduced."""
+        first = jax.tree.map(lambda leaf: leaf[0], self.x)
+        return jnp.promote_types(jax.eval_shape(self.pair, first, self.y).dtype, jnp.float32)
+
+    def by_rows(self, function: Callable[..., PyTree[Float[Array, " k"]]], *per_row: Float[Array, " n"]) -> Any:
+        """`function(scores, own, *per_row)` of each block of rows, which gives a number a row: all n of them.
+
+        `scores` is (k, n); `own` (k, n) tells which are joint pairs; `per_row` are the block's part of these (n,).
+        """
+        n, size = self.shape[0], len(jax.tree.leaves(self.x)[0][0])
+
+        def one(block: tuple[Any, Array, tuple[Array, ...]]) -> Any:
+            x, numbers, values = block
+            return function(self.pair(x, self.y).astype(self.dtype), joint(numbers, n), *values)
+
+        found = jax.lax.map(jax.checkpoint(one), (self.x, numbered(n, size), cut(per_row, size)))
+        return joined(found, n)
+
+    def diagonal(self) -> Float[Array, " n"]:
+        """The scores of the joint pairs, n evaluations."""
+        size = len(jax.tree.leaves(self.x)[0][0])
+
+        def one(x: Any, y: Any) -> Float[Array, ""]:
+            alone = lambda codes: jax.tree.map(lambda leaf: leaf[None], codes)  # noqa: E731
+            return self.pair(alone(x), alone(y))[0, 0].astype(self.dtype)
+
+        found = jax.lax.map(jax.checkpoint(lambda block: jax.vmap(one)(*block)), (self.x, cut(self.y, size)))
+        return joined(found, self.shape[0])
+
+
+def of(
+    pair: Callable[[Any, Any], Float[Array, "k n"]],
+    x: PyTree[Float[Array, "n ..."]],
+    y: PyTree[Float[Array, "n ..."]],
+    size: int,
+) -> Blocks:
+    """The scores of all pairs of paired rows, in blocks.
+
+    Args:
+      pair: `(x, y) -> (k, n)` scores of some rows of x against all of y; a `jax.tree_util.Partial` where there are
+        parameters that gradients are wanted of.
+      x: (n, *x_shape) rows, or a critic's codes of them.
+      y: (n, *y_shape) their partners, likewise.
+      size: rows of x that are scored at once.
+
+    Returns:
+      `Blocks`, which the bounds and estimators take in the place of a score matrix.
+
+    Raises:
+      ValueError: if there are not as many rows of x as of y, at least 2, or `size` is below 1.
+
+    Example:
+      >>> import jax.numpy as jnp, mi_jax
+      >>> from mi_jax import blocks
+      >>> scores = blocks.of(lambda x, y: 3.0 * (x[:, None] == y), jnp.arange(4.0), jnp.arange(4.0), size=3)
+      >>> print(f"{mi_jax.infonce(scores):.4f}")
+      1.2471
+    """
+    rows = {len(leaf) for leaf in jax.tree.leaves((x, y))}
+    if len(rows) != 1 or min(rows) < 2:
+        raise ValueError(f"x and y must hold the same number of rows, at least 2, got {sorted(rows)}")
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    partial = pair if isinstance(pair, jax.tree_util.Partial) else jax.tree_util.Partial(pair)
+    return Blocks(partial, cut(x, min(size, *rows)), y)
+
+
+def cut(rows: PyTree[Float[Array, "n ..."]], size: int) -> PyTree[Float[Array, "b k ..."]]:
+    """Rows in blocks of `size`, the last padded with copies of the last row."""
+
+    def one(leaf: Array) -> Array:
+        number = -(-len(leaf) // size)
+        padding = [(0, number * size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, padding, mode="edge").reshape(number, size, *leaf.shape[1:])
+
+    return jax.tree.map(one, rows)
+
+
+def joined(found: PyTree[Float[Array, "b k ..."]], n: int) -> PyTree[Float[Array, "n ..."]]:
+    """What was found of each row, the padding dropped: undoes `cut`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], found)
+
+
+def numbered(n: int, size: int) -> Int[Array, "b k"]:
+    """The numbers of the rows of each block; those of the padding are n and more."""
+    number = -(-n // size)
+    return jnp.arange(number * size).reshape(number, size)
+
+
+def joint(numbers: Int[Array, " k"], n: int) -> Bool[Array, "k n"]:
+    """Which pairs of a block are joint ones."""
+    return numbers[:, None] == jnp.arange(n)
