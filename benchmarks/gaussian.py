@@ -173,7 +173,7 @@ class _Cost:
 
     def __init__(self, on_disk: Sequence[rows.Row]):
         self.measured = {self._kind(Cell.of(row.config)): row.run_seconds / Cell.of(row.config).steps for row in on_disk}
-        self.flops = functools.cache(machine.product_speed)
+        self.flops = functools.cache(lambda: machine.product_speed()())
 
     def __call__(self, cell: Cell) -> float:
         # Of the products' floor a run reaches about 70 %; 0.3 ms is what the rest of a step costs on two cores.

@@ -1,197 +1,322 @@
-"""Training steps side by side, in one process: what the joint critic's first layer saves, and what generative models cost.
+"""How fast seeds train: the share of the machine's own matrix products, seeds and devices, compile time and memory.
 
     python -m benchmarks.throughput --out DIR
 
-prints and writes step times as ratios (the two take turns, so that a noisy machine is noisy for both), and the temporary
-memory that the compiler plans for each.
+times training steps (sampling, optimiser and read-outs included) of critics, batch sizes, numbers of seeds and devices; a
+row a cell, and a page and a figure from the rows. After each chunk of our steps the same process times the product
+(4096, 256) x (256, 256) alone, and a plain version of the training (concatenated rows, a Python loop over a jitted step, one
+seed after the other), so that every figure is a ratio in one run. The memory of large batches is measured in processes of
+their own.
+Cells predicted to take too long are listed, not run; cells whose row is on disk are not run again.
 """
 
 import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
-from tabulate import tabulate
 
-from benchmarks import cli, machine
-from benchmarks.gaussian import GENERATIVE
-from mi_jax import estimators, models, networks, tasks, training
+import mi_jax
+from benchmarks import cli, machine, rows, steps, throughput_figures
+from mi_jax import blocks, estimators, evaluation, models, networks, tasks, training
+from mi_jax.training import seeds
 
-BATCH = 64
+DIM, MI, WIDTH, EMBED = 20, 2.0, 256, 32
+IMAGE = (28, 28, 1)
+NS, SEEDS, DEVICES = (16, 64, 256, 1_024), (1, 2, 4, 8, 16, 64), ("one", "all")
+CHUNK_SECONDS = 0.3
+# At a guess, for cells whose like was not run yet: the share of the peak that a step reaches.
+EFFICIENCY = 0.6
 
-
-class ConcatenatedCritic(nn.Module):
-    """The joint critic the plain way: an MLP on all n² concatenated pairs."""
-
-    hidden: Sequence[int]
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n dx"], y: Float[Array, "m dy"]) -> Float[Array, "n m"]:
-        n, m = x.shape[0], y.shape[0]
-        pairs = jnp.concatenate([jnp.repeat(x, m, axis=0), jnp.tile(y, (n, 1))], axis=1)
-        return networks.MLP(self.hidden, 1)(pairs).reshape(n, m)
-
-
-class StackedConvCritic(nn.Module):
-    """The joint critic of images the plain way: the encoder on all n² stacks of channels."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w cx"], y: Float[Array, "m h w cy"]) -> Float[Array, "n m"]:
-        n, m = x.shape[0], y.shape[0]
-        pairs = jnp.concatenate([jnp.repeat(x, m, axis=0), jnp.tile(y, (n, 1, 1, 1))], axis=-1)
-        return networks.ConvEncoder(1)(pairs).reshape(n, m)
+OURS: dict[str, Callable[[], nn.Module]] = {
+    "joint 2x256": networks.JointCritic,
+    "joint 3x256": lambda: networks.JointCritic((WIDTH,) * 3),
+    "separable 2x256": networks.SeparableCritic,
+    "image": networks.JointConvCritic,
+}
+PLAIN: dict[str, Callable[[], nn.Module]] = {
+    "joint 2x256": lambda: steps.ConcatenatedCritic((WIDTH,) * 2),
+    "joint 3x256": lambda: steps.ConcatenatedCritic((WIDTH,) * 3),
+    "separable 2x256": networks.SeparableCritic,
+    "image": steps.StackedConvCritic,
+}
 
 
-class Step(NamedTuple):
-    """A compiled training step.
+@dataclass(frozen=True)
+class Cell:
+    """What is timed: a critic of `OURS`, trained as SMILE is on batches of n, so many seeds at once on one device or all."""
 
-    Attributes:
-      call: runs a number of steps, and waits for them.
-      compile_seconds: what compiling took.
-      temporary_bytes: by the compiler's own memory analysis.
-    """
+    critic: str
+    n: int
+    seeds: int
+    devices: str
 
-    call: Callable[[int], None]
-    compile_seconds: float
-    temporary_bytes: int
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return f"{self.critic}, n = {self.n}, {self.seeds} seeds, {self.devices} device{'s' * (self.devices == 'all')}"
+
+    def config(self) -> dict[str, Any]:
+        """What decides its figures, besides the machine."""
+        return {**asdict(self), "device_count": len(self.local_devices()), "platform": jax.devices()[0].platform}
+
+    def local_devices(self) -> list[jax.Device]:
+        """Where it runs."""
+        return jax.local_devices() if self.devices == "all" else jax.local_devices()[:1]
+
+    def sample(self, key: Array, step: Any = None) -> tuple[Array, Array]:
+        """A batch: of the Gaussian task, or of random images."""
+        del step
+        if self.critic == "image":
+            x, y = jax.random.uniform(key, (2, self.n, *IMAGE))
+            return x, y
+        return tasks.gaussian(DIM, MI).sample(key, self.n)
+
+    def recipe(self, critics: Mapping[str, Callable[[], nn.Module]] = OURS) -> training.Trainer:
+        """How a seed is trained."""
+        return training.trainer(models.discriminative(critics[self.critic](), estimators.smile()), self.sample)
+
+    def products(self) -> float:
+        """Operations of the matrix products that a seed's step cannot do without.
+
+        Of a joint critic those of the n² rows between hidden layers, forward, of weights and of inputs; of a separable one
+        those of all layers, but for the inputs of the first; of the image critic those of the n² stacks.
+        """
+        pairs = self.n**2
+        if self.critic == "separable 2x256":
+            later = 2 * self.n * 2 * (WIDTH * WIDTH + WIDTH * EMBED) + 2 * pairs * EMBED
+            return 2.0 * 2 * self.n * 2 * DIM * WIDTH + 3.0 * later
+        if self.critic == "image":
+            (first, second), (dense,) = networks.conv.PAPER_CHANNELS, networks.conv.PAPER_DENSE
+            # Of the 35 taps that seven outputs have along a side, 32 lie on the image.
+            return 3.0 * 2 * pairs * second * (32**2 * first + 49 * dense)
+        hidden = 2 if self.critic == "joint 2x256" else 3
+        return 3.0 * (hidden - 1) * 2 * pairs * WIDTH**2
 
 
-def smile(critic: nn.Module) -> models.Model:
-    """SMILE with this critic."""
-    return models.discriminative(critic, estimators.smile())
+class Clock:
+    """Called between chunks: what our chunk took, and then the peak and the plain steps in their turn."""
+
+    def __init__(self, peak: Callable[[], float], plain: Callable[[], float]):
+        self.peak, self.plain = peak, plain
+        self.ours: list[float] = []
+        self.peaks: list[float] = []
+        self.plains: list[float] = []
+        self.left: float | None = None
+
+    def __call__(self, report: seeds.Report) -> None:
+        del report
+        if self.left is not None:  # the first chunk holds the start as well
+            self.ours.append(time.perf_counter() - self.left)
+            self.plains.append(self.plain())
+        self.peaks.append(self.peak())
+        self.left = time.perf_counter()
 
 
-def compiled_step(model: models.Model, sample: Callable[[Array], tuple[Array, Array]]) -> Step:
-    """One training step, sampling and optimiser included."""
-    recipe = training.trainer(model, lambda key, _: sample(key))
-    state: Any = jax.jit(recipe.init)(jax.random.key(0))
-    start = time.perf_counter()
-    step = jax.jit(recipe.step).lower(state).compile()
-    seconds = time.perf_counter() - start
+def plain_steps(cell: Cell, budget: float) -> Callable[[], float]:
+    """Seconds a step of the plain version, measured anew at each call, over some steps within the budget."""
+    recipe = cell.recipe(PLAIN)
+    state = jax.jit(recipe.init)(jax.random.key(0))
+    step = jax.jit(recipe.step)
 
-    def call(steps: int) -> None:
+    def run(number: int) -> float:
         nonlocal state
-        for _ in range(steps):
+        start = time.perf_counter()
+        for _ in range(number):
             state, _ = step(state)
         jax.block_until_ready(state)
+        return (time.perf_counter() - start) / number
 
-    memory: Any = step.memory_analysis()
-    return Step(call, seconds, memory.temp_size_in_bytes)
-
-
-def take_turns(one: Step, other: Step, rounds: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Milliseconds a step of each, (rounds,), measured alternately."""
-    times = []
-    for _ in range(rounds):
-        for step in (one, other):
-            start = time.perf_counter()
-            step.call(steps)
-            times.append((time.perf_counter() - start) / steps * 1e3)
-    return np.array(times[::2]), np.array(times[1::2])
+    run(1)
+    number = max(1, int(budget / run(1)))
+    return lambda: run(number)
 
 
-class Comparison(NamedTuple):
-    """Two models whose training steps are timed against each other.
+def measure(cell: Cell, rounds: int, peak: float, chunk: int | None = None) -> dict[str, Any]:
+    """The row of a cell.
 
-    Attributes:
-      inputs: what they are trained on, for people.
-      sample: key -> a batch of it.
-      ours, other: their names, and the models.
-      slow: a turn makes this many times fewer steps.
+    Args:
+      cell: what to time.
+      rounds: chunks timed.
+      peak: operations a second of the machine's products, for the length of a chunk.
+      chunk: steps of one; by default as many as take `CHUNK_SECONDS`.
     """
-
-    inputs: str
-    sample: Callable[[Array], tuple[Array, Array]]
-    ours: tuple[str, models.Model]
-    other: tuple[str, models.Model]
-    slow: int = 1
-
-
-def on_gaussian(dim: int, ours: tuple[str, models.Model], other: tuple[str, models.Model]) -> Comparison:
-    """Two models on the Gaussian task."""
-    task = tasks.gaussian(dim, 2.0)
-    return Comparison(f"{dim} + {dim}, n = {BATCH}", lambda key: task.sample(key, BATCH), ours, other)
-
-
-def on_images(ours: tuple[str, models.Model], other: tuple[str, models.Model], n: int = 32) -> Comparison:
-    """Two models on random images of MNIST's size."""
-
-    def sample(key: Array) -> tuple[Array, Array]:
-        x, y = jax.random.uniform(key, (2, n, 28, 28, 1))
-        return x, y
-
-    return Comparison(f"28 x 28 + 28 x 28, n = {n}", sample, ours, other, slow=10)
-
-
-def line(comparison: Comparison, rounds: int, steps: int) -> list[str]:
-    """The table's line for a comparison."""
-    (our_name, our_model), (other_name, other_model) = comparison.ours, comparison.other
-    one, other = (compiled_step(model, comparison.sample) for model in (our_model, other_model))
-    for step in (one, other):
-        step.call(1)
-    ours, theirs = take_turns(one, other, rounds, max(1, steps // comparison.slow))
-    ratios = theirs / ours
-    return [
-        comparison.inputs,
-        f"{our_name} / {other_name}",
-        f"{np.median(ours):.2f} / {np.median(theirs):.2f}",
-        f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})",
-        f"{one.temporary_bytes / 2**20:.1f} / {other.temporary_bytes / 2**20:.1f}",
-        f"{one.compile_seconds:.1f} / {other.compile_seconds:.1f}",
-    ]
-
-
-HEADER = ["x + y", "one / other", "a step, ms", "other / one", "temporary MiB", "compile, s"]
-
-
-def comparisons() -> dict[str, list[Comparison]]:
-    """Heading -> its comparisons."""
-    joint, concatenated = smile(networks.JointCritic()), smile(ConcatenatedCritic((256, 256)))
-    first_layer = [on_gaussian(dim, ("ours", joint), ("concatenated", concatenated)) for dim in (20, 512)]
-    convolved, stacked = smile(networks.JointConvCritic()), smile(StackedConvCritic())
-    critics = {f"joint {n}x256": smile(networks.JointCritic((256,) * n)) for n in (2, 3)}
-    critics["separable 2x256"] = smile(networks.SeparableCritic())
-    generative = {name: build((100, 100)) for name, build in GENERATIVE.items()}
-    against = [("gm", critic) for critic in critics] + [(name, "joint 2x256") for name in ("ba", "doe")]
+    step_seconds = cell.products() * cell.seeds / (EFFICIENCY * peak)
+    length = chunk or max(2, min(500, int(CHUNK_SECONDS / step_seconds)))
+    recipe, plan = cell.recipe(), seeds.layout(cell.seeds, cell.local_devices())
+    program = seeds.compile_training(recipe, plan, steps=length * (rounds + 1), chunk=length)
+    clock = Clock(machine.product_speed(plan.devices), plain_steps(cell, CHUNK_SECONDS / 2))
+    fit = seeds.run(program, jax.random.split(jax.random.key(0), cell.seeds), clock)
+    state = jax.eval_shape(recipe.init, jax.random.key(0))
+    analysis: Any = jax.jit(recipe.step).lower(state).cost_analysis()
+    memory: Any = program.chunks[0].memory_analysis()
     return {
-        "The joint critic's first layer: ours, and the same critic on concatenated rows": first_layer,
-        "The joint critic of images: ours, and the same critic on stacked channels": [
-            on_images(("ours", convolved), ("stacked", stacked))
-        ],
-        "Generative models, with the paper's flows, and critics": [
-            on_gaussian(tasks.PAPER_DIM, (name, generative[name]), (critic, critics[critic])) for name, critic in against
-        ],
+        "config": cell.config(),
+        "environment": rows.environment(),
+        "diverged": int(fit.diverged.sum()),
+        "compile_seconds": round(program.compile_seconds, 3),
+        "steps": program.lengths[0],
+        "step_seconds": [rows.number(seconds / program.lengths[0]) for seconds in clock.ours],
+        "plain_step_seconds": [rows.number(seconds) for seconds in clock.plains],
+        # Before and after each chunk: the mean of both.
+        "peaks": [rows.number((before + after) / 2) for before, after in zip(clock.peaks, clock.peaks[1:], strict=False)],
+        "peak_devices": len(plan.devices),
+        "products": cell.products(),
+        "operations": (analysis or {}).get("flops"),
+        "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
     }
 
 
+# Memory, each in a process of its own: what is run, and within how many MiB it should stay.
+def _train(n: int, block: int) -> None:
+    model = models.discriminative(networks.JointCritic(), estimators.smile(), block=block)
+    recipe = training.trainer(model, lambda key, _: tasks.gaussian(DIM, MI).sample(key, n))
+    state = jax.jit(recipe.init)(jax.random.key(0))
+    step = jax.jit(recipe.step, donate_argnums=0)
+    for _ in range(2):
+        state, _ = step(state)
+    jax.block_until_ready(state)
+
+
+def _held_out(critic: nn.Module, n: int) -> None:
+    model = models.discriminative(critic, estimators.smile())
+    x, y = tasks.gaussian(DIM, MI).sample(jax.random.key(0), n)
+    params = jax.jit(model.init)(jax.random.key(1), x[:2], y[:2])
+    assert model.encode is not None
+    assert model.pair is not None
+
+    @jax.jit
+    def read(params: Any, x: Array, y: Array) -> dict[str, Float[Array, ""]]:
+        encode, pair = (jax.tree_util.Partial(part, params) for part in (model.encode, model.pair))
+        sums = evaluation.pair_sums(pair, x, y, encode=encode, tau=5.0, pairs=n**2)
+        return {name: found.value for name, found in evaluation.read_outs(sums).items()}
+
+    jax.block_until_ready(read(params, x, y))
+
+
+def _smile(n: int, block: int) -> None:
+    model = models.discriminative(networks.SeparableCritic(), estimators.smile())
+    x, y = tasks.gaussian(DIM, MI).sample(jax.random.key(0), n)
+    params = jax.jit(model.init)(jax.random.key(1), x[:2], y[:2])
+    assert model.encode is not None
+    assert model.pair is not None
+    codes_x, codes_y = jax.jit(model.encode)(params, x, y)
+    scores = blocks.of(jax.tree_util.Partial(model.pair, params), codes_x, codes_y, size=block)
+    jax.block_until_ready(mi_jax.smile(scores, 5.0))
+
+
+MEMORY: dict[str, tuple[Callable[[], None], float]] = {
+    "joint 2x256, two training steps, n = 1,024, block = 64": (lambda: _train(1_024, 64), 1.5 * 1_024),
+    "joint 2x256, two training steps, n = 2,048, block = 32": (lambda: _train(2_048, 32), 2.5 * 1_024),
+    "joint 2x256, every read-out of 8,192 held-out pairs, all n²": (lambda: _held_out(networks.JointCritic(), 8_192), 1_024),
+    "separable, SMILE of 65,536 pairs, all n², block = 64": (lambda: _smile(65_536, 64), 1_024),
+    "separable, every read-out of 65,536 held-out pairs, all n²": (
+        lambda: _held_out(networks.SeparableCritic(), 65_536),
+        1_024,
+    ),
+}
+
+
+def measure_memory(name: str) -> dict[str, Any]:
+    """Seconds, compiling included, and the largest resident memory of a process that does one of `MEMORY`."""
+    command = [sys.executable, "-m", "benchmarks.throughput", "--measure", name]
+    done = subprocess.run(
+        command, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {"config": {"memory": name}, "environment": rows.environment(), **found}
+
+
+def _measure_here(name: str) -> dict[str, float]:
+    before, start = machine.peak_memory(), time.perf_counter()
+    MEMORY[name][0]()
+    return {"seconds": round(time.perf_counter() - start, 2), "before": before, "peak": machine.peak_memory()}
+
+
+def row_path(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Where a row is kept."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    name = config.get("memory") or f"{config['critic']}-n{config['n']}-{config['seeds']}-{config['devices']}"
+    plain = "".join(letter if letter.isalnum() else "-" for letter in name.split(",")[0])
+    return folder / "rows" / f"{plain}-{digest}.json"
+
+
+def run_missing(cells: Sequence[Cell], folder: Path, rounds: int, limit: float, chunk: int | None = None) -> None:
+    """Time the cells whose rows are not in the folder; those predicted to take more than `limit` seconds are listed."""
+    peak = machine.product_speed()()
+    skipped = []
+    for cell in cells:
+        path = row_path(folder, cell.config())
+        if path.exists():
+            continue
+        # Ours, and the plain steps beside; two steps a chunk at least.
+        least = (2 * cell.seeds + 2) * (rounds + 1) * cell.products() / (EFFICIENCY * peak)
+        if least > limit:
+            skipped.append(f"{cell.label} (predicted {machine.duration(least)})")
+            continue
+        row = measure(cell, rounds, peak, chunk)
+        rows.store(path, row)
+        print(throughput_figures.told(row), flush=True)
+    for label in skipped:
+        print(f"skipped, over the limit: {label}")
+    (folder / "skipped.txt").write_text("".join(f"{label}\n" for label in skipped))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and write."""
+    """Measure what is missing, then write the page and the figure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the table")
-    parser.add_argument("--rounds", type=cli.positive_int, default=9, help="turns that each critic takes")
-    parser.add_argument("--steps", type=cli.positive_int, default=10, help="training steps a turn")
+    parser.add_argument("--out", type=Path, help="folder for rows, the page and the figure")
+    parser.add_argument("--rounds", type=cli.positive_int, default=5, help="chunks timed in each cell")
+    parser.add_argument(
+        "--steps", type=cli.positive_int, help="steps of a chunk; by default as many as take a third of a second"
+    )
+    parser.add_argument(
+        "--limit", type=cli.positive_float, default=30.0, help="skip, and list, cells predicted over so many seconds"
+    )
+    parser.add_argument("--critics", nargs="+", choices=OURS, default=list(OURS))
+    parser.add_argument("--n", nargs="+", type=cli.positive_int, default=list(NS), help="batch sizes")
+    parser.add_argument("--seeds", nargs="+", type=cli.positive_int, default=list(SEEDS), help="seeds at once")
+    parser.add_argument("--devices", nargs="+", choices=DEVICES, default=list(DEVICES))
+    parser.add_argument("--no-memory", action="store_true", help="leave out the memory of large batches, minutes on 2 cores")
+    parser.add_argument("--measure", choices=MEMORY, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.measure:
+        print(json.dumps(_measure_here(options.measure)))
+        return
+    if options.out is None:
+        parser.error("the following arguments are required: --out")
+    machine.use_all_cores()
     with cli.clear_errors(parser):
         options.out.mkdir(parents=True, exist_ok=True)
-    parts = [
-        f"# Training steps, side by side\n\n"
-        f"A training step of n pairs, sampling, optimiser and read-outs included, on one device. Times are medians of\n"
-        f"{options.rounds} turns of {options.steps} steps (of images a tenth), the ratio is their median and range;\n"
-        f"memory is the compiler's temporary memory. On {machine.description()}.\n"
-        "Written by `python -m benchmarks.throughput`.\n"
-    ]
-    for heading, compared in comparisons().items():
-        lines = [line(comparison, options.rounds, options.steps) for comparison in compared]
-        parts.append(f"## {heading}\n\n" + tabulate(lines, HEADER, tablefmt="github", disable_numparse=True) + "\n")
-    text = "\n".join(parts)
-    print(text)
-    (options.out / "steps.md").write_text(text)
+        several = options.devices if jax.local_device_count() > 1 else ["all"]
+        grid = [
+            Cell(critic, n, number, devices)
+            for critic in options.critics
+            for n in options.n
+            for number in options.seeds
+            for devices in several
+            if number > 1 or devices == several[0]  # one seed has one device
+        ]
+        run_missing(grid, options.out, options.rounds, options.limit, options.steps)
+        for name in () if options.no_memory else MEMORY:
+            path = row_path(options.out, {"memory": name})
+            if not path.exists():
+                print(f"{name}: ", end="", flush=True)
+                row = rows.store(path, measure_memory(name))
+                print(throughput_figures.memory_told(json.loads(row.read_text())), flush=True)
+        limits = {name: limit for name, (_, limit) in MEMORY.items()}
+        for path in throughput_figures.draw(options.out, limits):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,15 @@ def commands(context: click.Context) -> None:
         raise Refused(f"a command is needed: {', '.join(commands.list_commands(context))}; see mi-jax --help")
 
 
+def _keep_programs(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
+    """Keep every compiled program, however small, in a folder, and take it from there."""
+    del context, parameter
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def _of_data(command: Callable[..., None]) -> Callable[..., None]:
     """The arguments that say what to read, and how to tell of it."""
     x_help = (
@@ -84,6 +93,13 @@ def _of_data(command: Callable[..., None]) -> Callable[..., None]:
     )
     for option in (
         click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, null for NaN, and no table."),
+        click.option(
+            "--compilation-cache",
+            type=click.Path(path_type=Path, file_okay=False, writable=True),
+            expose_value=False,
+            callback=_keep_programs,
+            help="A folder for compiled programs: data of a shape seen before are not compiled for again.",
+        ),
         click.option("--drop-missing", is_flag=True, help="Leave out rows with an empty or NaN entry."),
         click.option("--y", multiple=True, metavar="NAMES", help="The same of y. By default y."),
         click.option("--x", multiple=True, metavar="NAMES", help=x_help),

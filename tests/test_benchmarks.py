@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import figures, gaussian, machine, paper, rows, summary, throughput
+from benchmarks import figures, gaussian, machine, paper, rows, steps, summary
 
 TINY = gaussian.Cell(critic="separable", hidden=(16,), every=80, objective="logistic")
 
@@ -208,11 +208,11 @@ def test_the_paper_preset_holds_everything_on_both_tasks():
             gaussian.Cell(**wrong)
 
 
-def test_throughput_writes_ratios_of_the_second_over_the_first(tmp_path, monkeypatch):
+def test_steps_side_by_side_are_ratios_of_the_second_over_the_first(tmp_path, monkeypatch):
     slow, fast = gaussian.GENERATIVE["gm"]((200, 200)), gaussian.GENERATIVE["ba"]((8,))
-    compared = {"A heading": [throughput.on_gaussian(4, ("fast", fast), ("slow", slow))]}
-    monkeypatch.setattr(throughput, "comparisons", lambda: compared)
-    throughput.main(["--out", str(tmp_path), "--rounds", "3", "--steps", "3"])
+    compared = {"A heading": [steps.on_gaussian(4, ("fast", fast), ("slow", slow))]}
+    monkeypatch.setattr(steps, "comparisons", lambda: compared)
+    steps.main(["--out", str(tmp_path), "--rounds", "3", "--steps", "3"])
     line = (tmp_path / "steps.md").read_text().strip().split("\n")[-1]
     assert "| fast / slow" in line
     assert float(line.split("|")[4].split()[0]) > 1.5

@@ -236,6 +236,25 @@ def test_an_interrupt(run, files, monkeypatch):
     assert found.stderr.strip() == "interrupted"
 
 
+def test_compiled_programs_are_kept_in_the_folder(tmp_path):
+    """In a process of its own: JAX looks for the folder at its first compilation, and only then."""
+    arguments = f"estimate d.npz --compilation-cache {tmp_path / 'programs'} --steps 1".split()
+    code = (
+        "import sys, jax, jax.numpy as jnp, mi_jax\n"
+        "from click.testing import CliRunner\n"
+        "from mi_jax import cli, estimation\n"
+        "estimation.estimate = lambda *_, **options: print(jax.jit(lambda a: 3 * a + 1)(2.0))\n"
+        "CliRunner().invoke(cli.commands, sys.argv[1:])\n"
+    )
+    np.savez(tmp_path / "d.npz", x=np.zeros((4, 1)), y=np.zeros((4, 1)))
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True)
+        kept.append({path.name for path in (tmp_path / "programs").iterdir() if path.name.endswith("-cache")})
+    assert kept[0] == kept[1]
+    assert any("lambda" in name for name in kept[0])
+
+
 def test_every_option_has_a_help_line():
     for command in cli.commands.commands.values():
         assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))

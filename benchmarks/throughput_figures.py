@@ -1,0 +1,152 @@
+"""The page and the figure of `benchmarks.throughput`, from its rows; nothing is run here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from benchmarks import drawing, machine
+
+HEADER = [
+    "critic", "n", "seeds", "devices", "a seed-step, ms", "seed-steps a second", "of the peak", "plain / ours",
+    "products, of all operations", "compile, s", "temporary MiB",
+]  # fmt: skip
+
+
+class Timed(NamedTuple):
+    """A row's figures: medians over the rounds."""
+
+    config: Mapping[str, Any]
+    milliseconds: float
+    fraction: float
+    fractions: tuple[float, float]
+    gain: float
+    peak: float
+    row: Mapping[str, Any]
+
+
+def timed(row: Mapping[str, Any]) -> Timed:
+    """The figures of a row; ratios are of what was measured in the same round."""
+    number, products = row["config"]["seeds"], row["products"]
+    ours, plain, peaks = (np.array(row[name], float) for name in ("step_seconds", "plain_step_seconds", "peaks"))
+    fractions = number * products / ours / peaks
+    ends = float(fractions.min()), float(fractions.max())
+    return Timed(
+        row["config"],
+        float(np.median(ours)) / number * 1e3,
+        float(np.median(fractions)),
+        ends,
+        float(np.median(plain * number / ours)),
+        float(np.median(peaks)),
+        row,
+    )
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """A row in a line."""
+    found, config = timed(row), row["config"]
+    return (
+        f"{config['critic']}, n = {config['n']}, {config['seeds']} seeds, {config['device_count']} devices: "
+        f"{found.milliseconds:.3g} ms a seed-step, {found.fraction:.0%} of the peak, plain / ours {found.gain:.2f}"
+    )
+
+
+def memory_told(row: Mapping[str, Any]) -> str:
+    """A memory row in a line."""
+    return f"peak {row['peak']:,.0f} MiB, {row['seconds']:.1f} s"
+
+
+def _line(found: Timed) -> list[str]:
+    config, row = found.config, found.row
+    low, high = found.fractions
+    operations, memory = row["operations"], row["temporary_bytes"]
+    return [
+        config["critic"],
+        f"{config['n']:,}",
+        str(config["seeds"]),
+        str(row["peak_devices"]),
+        f"{found.milliseconds:.3g}",
+        f"{1e3 / found.milliseconds:,.3g}",
+        f"{found.fraction:.0%} ({low:.0%} to {high:.0%})",
+        f"{found.gain:.2f}",
+        f"{row['products'] / operations:.0%}" if operations else "–",
+        f"{row['compile_seconds']:.1f}",
+        f"{memory / 2**20:.1f}" if memory is not None else "–",
+    ]
+
+
+def draw(folder: Path, limits: Mapping[str, float]) -> list[Path]:
+    """Write the page, and the figure.
+
+    Args:
+      folder: where the rows are, and where both go.
+      limits: memory row -> MiB that it should stay within.
+    """
+    read = [json.loads(path.read_text()) for path in sorted((folder / "rows").glob("*.json"))]
+    cells = [timed(row) for row in read if "memory" not in row["config"]]
+    cells.sort(key=lambda found: [found.config[name] for name in ("critic", "n", "seeds", "device_count")])
+    memory = {row["config"]["memory"]: row for row in read if "memory" in row["config"]}
+    skipped = (folder / "skipped.txt").read_text().splitlines() if (folder / "skipped.txt").exists() else []
+    by_devices: dict[int, list[float]] = {}
+    for found in cells:
+        by_devices.setdefault(found.row["peak_devices"], []).append(found.peak)
+    peaks = "; ".join(
+        f"on {number} device{'s' * (number > 1)} {np.median(values) / 1e9:.0f} Gflop/s ({min(values) / 1e9:.0f} to "
+        f"{max(values) / 1e9:.0f} over the cells)"
+        for number, values in sorted(by_devices.items())
+    )
+    parts = [
+        "# Throughput\n",
+        f"Written by `python -m benchmarks.throughput` on {machine.description()}. Training steps of SMILE, sampling,\n"
+        "optimiser and read-outs inside; compiling apart. Medians over the rounds; ratios are of what was measured in\n"
+        "turns, in the same round. The peak is the product (4096, 256) x (256, 256) in float32 on as many devices:\n"
+        f"{peaks}.\n"
+        '"Of the peak" counts only the matrix products that cannot be avoided (`Cell.products`): of a joint critic those\n'
+        'between hidden layers on n² rows. "Plain" is the same training with concatenated rows, a Python loop over a\n'
+        'jitted step, one seed after the other, on one device. "Products, of all operations": by XLA\'s cost analysis.\n',
+        tabulate([_line(found) for found in cells], HEADER, tablefmt="github", disable_numparse=True) + "\n",
+    ]
+    if skipped:
+        parts.append("Skipped, over the limit: " + "; ".join(skipped) + ".\n")
+    if memory:
+        lines = []
+        for name, row in sorted(memory.items()):
+            limit = f"{limits[name]:,.0f}" if name in limits else "–"
+            lines.append([name, f"{row['peak']:,.0f}", limit, f"{row['before']:,.0f}", f"{row['seconds']:.1f}"])
+        header = ["in a process of its own", "peak resident MiB", "limit", "of which before", "seconds, compiling included"]
+        parts += ["## Memory\n", tabulate(lines, header, tablefmt="github", disable_numparse=True) + "\n"]
+    (folder / "throughput.md").write_text("\n".join(parts))
+    return [folder / "throughput.md", *([_figure(cells, folder)] if cells else [])]
+
+
+def _figure(cells: Sequence[Timed], folder: Path) -> Path:
+    """The share of the peak over the seeds, one panel a critic, one line a batch size; dashed on one device of several."""
+    critics = list(dict.fromkeys(found.config["critic"] for found in cells))
+    ns = sorted({found.config["n"] for found in cells})
+    with drawing.style():
+        figure = Figure(figsize=(3.0 * len(critics), 3.0), layout="constrained")
+        panels = figure.subplots(1, len(critics), squeeze=False, sharey=True)[0]
+        for panel, critic in zip(panels, critics, strict=True):
+            for place, n in enumerate(ns):
+                for devices, style in (("all", "-o"), ("one", "--s")):
+                    line = [
+                        (found.config["seeds"], found.fraction)
+                        for found in cells
+                        if (found.config["critic"], found.config["n"], found.config["devices"]) == (critic, n, devices)
+                    ]
+                    if line:
+                        label = f"n = {n:,}, {devices} device{'s' * (devices == 'all')}"
+                        panel.plot(*zip(*line, strict=True), style, color=f"C{place}", markersize=3, label=label)
+            panel.set(title=critic, xlabel="seeds", xscale="log", ylim=(0, None))
+            panel.axhline(1.0, color="0.7", linewidth=0.8)
+            panel.set_xticks(sorted({found.config["seeds"] for found in cells}))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.minorticks_off()
+        panels[0].set_ylabel("share of the peak of matrix products")
+        drawing.legend(figure, panels, column=2.0)
+        figure.savefig(folder / "throughput.png")
+    return folder / "throughput.png"

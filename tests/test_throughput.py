@@ -1,0 +1,83 @@
+"""The throughput benchmark: what it counts, and what it writes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import machine, throughput, throughput_figures
+from benchmarks.throughput import Cell
+
+ROW = {
+    "config": {"critic": "joint 2x256", "n": 64, "seeds": 4, "devices": "all", "device_count": 2},
+    "diverged": 0,
+    "compile_seconds": 2.0,
+    "steps": 10,
+    "step_seconds": [0.04, 0.05, 0.08],
+    "plain_step_seconds": [0.02, 0.02, 0.02],
+    "peaks": [2e11, 2e11, 1e11],
+    "peak_devices": 2,
+    "products": 1.6e9,
+    "operations": 2.0e9,
+    "temporary_bytes": 2**20,
+}
+
+
+def test_the_products_that_cannot_be_avoided():
+    """By hand: three products of (n², 256) x (256, 256) between two hidden layers."""
+    assert Cell("joint 2x256", 64, 4, "all").products() == 3 * 2 * 64**2 * 256**2
+    assert Cell("joint 3x256", 16, 1, "one").products() == 2 * 3 * 2 * 16**2 * 256**2
+    each = 2 * 64 * (2 * 20 * 256 + 3 * (256 * 256 + 256 * 32))
+    assert Cell("separable 2x256", 64, 1, "one").products() == 2 * each + 3 * 2 * 64**2 * 32
+    assert Cell("image", 8, 1, "one").products() == 3 * 2 * 64 * (32**2 * 128 * 64 + 49 * 128 * 1024)
+
+
+@pytest.mark.parametrize("critic", throughput.OURS)
+def test_they_are_part_of_what_the_compiler_counts(critic):
+    """XLA counts every operation of the step, so at least these; of the joint critics and the image critic hardly more."""
+    cell = Cell(critic, 16, 1, "one")
+    recipe = cell.recipe()
+    state = jax.eval_shape(recipe.init, jax.random.key(0))
+    counted = jax.jit(recipe.step).lower(state).cost_analysis()["flops"]
+    assert 0.75 < cell.products() / counted < 1.0
+
+
+def test_ratios_are_of_the_same_round():
+    found = throughput_figures.timed(ROW)
+    assert found.milliseconds == pytest.approx(12.5)
+    np.testing.assert_allclose(sorted(found.fractions), [0.64, 0.8])
+    assert found.fraction == pytest.approx(0.8)
+    assert found.gain == pytest.approx(1.6)
+
+
+def test_it_runs_writes_and_goes_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+    monkeypatch.setattr(throughput, "MEMORY", {})
+    arguments = ["--out", str(tmp_path), "--n", "4", "1024", "--seeds", "1", "3", "--steps", "2", "--rounds", "2"]
+    arguments += ["--critics", "separable 2x256", "joint 2x256", "--limit", "2"]
+    throughput.main(arguments)
+    out = capsys.readouterr().out
+    assert "skipped, over the limit: joint 2x256, n = 1024, 3 seeds" in out
+    written = [json.loads(path.read_text()) for path in (tmp_path / "rows").iterdir()]
+    small = [row for row in written if row["config"]["n"] == 4]
+    assert len(small) == 2 * (1 + min(2, jax.local_device_count()))
+    assert all(len(row["step_seconds"]) == 2 and min(row["step_seconds"]) > 0 for row in written)
+    page = (tmp_path / "throughput.md").read_text()
+    assert page.count("| separable 2x256 | 4") == page.count("| joint 2x256     | 4") == len(small) / 2
+    assert "Skipped, over the limit: joint 2x256, n = 1024" in page
+    assert (tmp_path / "throughput.png").stat().st_size > 10_000
+    throughput.main(arguments)
+    assert "ms a seed-step" not in capsys.readouterr().out
+
+
+def test_memory_of_a_process_is_its_peak(monkeypatch):
+    monkeypatch.setitem(throughput.MEMORY, "nothing", (lambda: None, 1.0))
+    measured = throughput._measure_here("nothing")
+    assert measured["peak"] >= measured["before"] > 0
+
+
+def test_the_output_folder_is_asked_for(capsys):
+    with pytest.raises(SystemExit):
+        throughput.main([])
+    assert "the following arguments are required: --out" in capsys.readouterr().err
