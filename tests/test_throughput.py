@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import machine, throughput, throughput_figures
+from benchmarks import machine, precision, throughput, throughput_figures
 from benchmarks.throughput import Cell
 
 ROW = {
@@ -81,3 +81,14 @@ def test_the_output_folder_is_asked_for(capsys):
     with pytest.raises(SystemExit):
         throughput.main([])
     assert "the following arguments are required: --out" in capsys.readouterr().err
+
+
+def test_precision_pairs_its_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+    monkeypatch.setattr(precision, "MIS", (2.0,))
+    precision.main(["--out", str(tmp_path), "--seeds", "3", "--steps", "40"])
+    (row,) = (json.loads(path.read_text()) for path in (tmp_path / "rows").glob("*smile*"))
+    low, full = (np.array(row["types"][name]["mean"]) for name in ("bfloat16", "float32"))
+    # The same batches from the same start: far closer than two seeds are.
+    assert 0 < np.abs(low - full).max() < 0.3 * full.std(ddof=1)
+    assert "separable | smile" in " ".join((tmp_path / "precision.md").read_text().split())

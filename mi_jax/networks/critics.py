@@ -59,9 +59,11 @@ class PairDense(nn.Module):
 
     Attributes:
       features: size of the output.
+      dtype: type of the products and the output; by default that of inputs and parameters.
     """
 
     features: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(
@@ -70,6 +72,7 @@ class PairDense(nn.Module):
         shape = (x.shape[1] + y.shape[1], self.features)
         kernel = self.param("kernel", kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        x, y, kernel, bias = nn.dtypes.promote_dtype(x, y, kernel, bias, dtype=self.dtype)
         kernel_x, kernel_y = jnp.split(kernel, [x.shape[1]])
         # The bias goes in with the m rows of y: n·m additions fewer.
         return x @ kernel_x, y @ kernel_y + bias
@@ -90,6 +93,8 @@ class JointCritic(Encoding):
     Attributes:
       hidden: sizes of the hidden layers, ReLU; the text's two of 256 by default. The authors' code, and evidently their
         Table 2, has three: `(256, 256, 256)`.
+      dtype: type of the hidden layers and their products, such as `jnp.bfloat16`; by default that of inputs and parameters.
+        Parameters and their gradients, the last layer and the scores stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -104,11 +109,12 @@ class JointCritic(Encoding):
     """
 
     hidden: Sequence[int] = PAPER_HIDDEN
+    dtype: Any = None
 
     def setup(self) -> None:
         first, *rest = (*self.hidden, 1)
-        self.first = PairDense(first, name="PairDense_0")
-        self.rest = dense_layers(rest)
+        self.first = PairDense(first, self.dtype if rest else None, name="PairDense_0")
+        self.rest = dense_layers(rest, dtype=self.dtype)
 
     def encode(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> tuple[Array, Array]:
         """W_x x_i and W_y y_j + b."""
@@ -129,6 +135,7 @@ class SeparableCritic(Separable):
     Attributes:
       hidden: sizes of the hidden layers of g and of h, ReLU; two of 256 by default.
       embed: dimension of the embeddings; the paper's 32 by default.
+      dtype: type of the hidden layers and their products, as of `JointCritic`; embeddings and scores stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -143,10 +150,11 @@ class SeparableCritic(Separable):
 
     hidden: Sequence[int] = PAPER_HIDDEN
     embed: int = 32
+    dtype: Any = None
 
     def setup(self) -> None:
-        self.g = MLP(self.hidden, self.embed)
-        self.h = MLP(self.hidden, self.embed)
+        self.g = MLP(self.hidden, self.embed, dtype=self.dtype)
+        self.h = MLP(self.hidden, self.embed, dtype=self.dtype)
 
 
 class BilinearCritic(Separable):

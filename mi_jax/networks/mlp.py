@@ -1,6 +1,7 @@
 """Multilayer perceptrons on rows of any shape."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -18,11 +19,17 @@ def flatten_rows(rows: Float[Array, "n ..."]) -> Float[Array, "n d"]:
     return rows.reshape(rows.shape[0], -1)
 
 
-def dense_layers(sizes: Sequence[int], last_init: nn.initializers.Initializer = kernel_init) -> list[nn.Dense]:
-    """Dense layers of these sizes, called Dense_0, Dense_1, …, for a module's `setup` or for its compact method."""
-    inits = {len(sizes) - 1: last_init}
+def dense_layers(
+    sizes: Sequence[int], last_init: nn.initializers.Initializer = kernel_init, dtype: Any = None
+) -> list[nn.Dense]:
+    """Dense layers of these sizes, called Dense_0, Dense_1, …, for a module's `setup` or for its compact method.
+
+    Products are of `dtype`, but for the last layer's, which are of the parameters' type.
+    """
+    inits, types = {len(sizes) - 1: last_init}, {len(sizes) - 1: None}
     return [
-        nn.Dense(size, kernel_init=inits.get(place, kernel_init), name=f"Dense_{place}") for place, size in enumerate(sizes)
+        nn.Dense(size, dtype=types.get(place, dtype), kernel_init=inits.get(place, kernel_init), name=f"Dense_{place}")
+        for place, size in enumerate(sizes)
     ]
 
 
@@ -40,6 +47,8 @@ class MLP(nn.Module):
       hidden: sizes of the hidden layers; the paper's two of 256 by default.
       features: size of the output.
       last_init: how the last layer's weights start; with zeros the network starts as the function 0.
+      dtype: type of the hidden layers and their products, such as `jnp.bfloat16`; by default that of inputs and parameters.
+        Parameters and their gradients, the last layer and the output stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -53,8 +62,9 @@ class MLP(nn.Module):
     hidden: Sequence[int] = PAPER_HIDDEN
     features: int = 1
     last_init: nn.initializers.Initializer = kernel_init
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, rows: Float[Array, "n ..."]) -> Float[Array, "n features"]:
-        first, *rest = dense_layers((*self.hidden, self.features), self.last_init)
+        first, *rest = dense_layers((*self.hidden, self.features), self.last_init, self.dtype)
         return through(rest, first(flatten_rows(rows)))

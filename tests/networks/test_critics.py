@@ -97,3 +97,32 @@ def test_starts_near_the_ratio_one_also_on_heavy_tails(name):
     critic = CRITICS[name]
     scores = critic.apply(critic.init(jax.random.key(1), x, y), x, y**3)
     assert jnp.abs(scores).max() < 5
+
+
+@pytest.mark.parametrize("critic", [JointCritic, SeparableCritic])
+def test_in_bfloat16_products_are_short_and_parameters_and_scores_are_not(critic):
+    x, y = rows((40, 20), (40, 20))
+    low, full = critic(dtype=jnp.bfloat16), critic()
+    params = full.init(jax.random.key(1), x, y)
+    same = low.init(jax.random.key(1), x, y)
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+    scores, exact = low.apply(params, x, y), full.apply(params, x, y)
+    assert scores.dtype == jnp.float32
+    assert "bf16" in jax.jit(low.apply).lower(params, x, y).as_text()
+    # Eight bits of a number: a few thousandths of the scores' spread, and not nothing.
+    error = float(jnp.abs(scores - exact).max() / exact.std())
+    assert 1e-5 < error < 0.05
+    slopes = [jax.grad(lambda p, one=one: (one.apply(p, x, y) ** 2).sum())(params) for one in (low, full)]
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(slopes[0]))
+    # Rounding to 2^-9 flips some 0.3 % of a layer's ReLUs, and a share p of flipped ones moves a gradient by √p of its norm:
+    # 8 % of two layers.
+    jax.tree.map(lambda a, b: np.testing.assert_array_less(jnp.linalg.norm(a - b), 0.15 * jnp.linalg.norm(b)), *slopes)
+
+
+def test_in_bfloat16_gradients_are_summed_in_float32():
+    """4,096 equal terms: a sum in bfloat16 would not get beyond 256 of them."""
+    x, y = jnp.ones((64, 2)), jnp.ones((64, 2))
+    critic = JointCritic((4,), dtype=jnp.bfloat16)
+    params = jax.tree.map(jnp.ones_like, critic.init(jax.random.key(0), x, y))
+    slope = jax.jit(jax.grad(lambda p: critic.apply(p, x, y).sum()))(params)
+    np.testing.assert_array_equal(slope["params"]["PairDense_0"]["bias"], 64.0**2)
