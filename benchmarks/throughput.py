@@ -243,10 +243,56 @@ def _measure_here(name: str) -> dict[str, float]:
     return {"seconds": round(time.perf_counter() - start, 2), "before": before, "peak": machine.peak_memory()}
 
 
+# What a user waits for before the first number, each part timed in one process; and what importing costs in one of its own.
+STARTUP = """
+import json, os, time
+marks = {"interpreter": time.time() - float(os.environ["STARTED"])}
+last = time.perf_counter()
+def mark(name):
+    global last
+    marks[name], last = time.perf_counter() - last, time.perf_counter()
+import jax
+mark("jax")
+import flax.linen, optax
+mark("flax.linen, optax")
+import mi_jax
+mark("mi_jax")
+scores = jax.numpy.eye(64)
+scores.block_until_ready()
+mark("the first array")
+mi_jax.smile(scores).block_until_ready()
+mark("smile(scores), compiling")
+mi_jax.smile(scores).block_until_ready()
+mark("smile(scores) again")
+print(json.dumps(marks))
+"""
+IMPORTS = {"import jax, flax.linen, optax": "import jax, flax.linen, optax", "import mi_jax": "import mi_jax"}
+
+
+def measure_startup(rounds: int) -> dict[str, Any]:
+    """Seconds of each part of a start, and of the imports in turn, each in processes of their own."""
+
+    def once(code: str) -> str:
+        environment = os.environ | {"STARTED": repr(time.time())}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        return done.stdout.splitlines()[-1]
+
+    timed = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
+    parts, imports = [], []
+    for _ in range(rounds):
+        imports.append({name: float(once(timed.format(code))) for name, code in IMPORTS.items()})
+        parts.append(json.loads(once(STARTUP)))
+    return {"config": {"startup": rounds}, "environment": rows.environment(), "parts": parts, "imports": imports}
+
+
 def row_path(folder: Path, config: Mapping[str, Any]) -> Path:
     """Where a row is kept."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-    name = config.get("memory") or f"{config['critic']}-n{config['n']}-{config['seeds']}-{config['devices']}"
+    name = (
+        "startup"
+        if "startup" in config
+        else config.get("memory") or f"{config['critic']}-n{config['n']}-{config['seeds']}-{config['devices']}"
+    )
     plain = "".join(letter if letter.isalnum() else "-" for letter in name.split(",")[0])
     return folder / "rows" / f"{plain}-{digest}.json"
 
@@ -314,6 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{name}: ", end="", flush=True)
                 row = rows.store(path, measure_memory(name))
                 print(throughput_figures.memory_told(json.loads(row.read_text())), flush=True)
+        path = row_path(options.out, {"startup": options.rounds})
+        if not path.exists():
+            rows.store(path, measure_startup(options.rounds))
         limits = {name: limit for name, (_, limit) in MEMORY.items()}
         for path in throughput_figures.draw(options.out, limits):
             print(path)

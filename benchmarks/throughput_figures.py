@@ -79,6 +79,23 @@ def _line(found: Timed) -> list[str]:
     ]
 
 
+def _startup(row: Mapping[str, Any]) -> list[str]:
+    """From the start of a process to the first value."""
+    median = lambda found, name: float(np.median([one[name] for one in found]))  # noqa: E731
+    parts, imports = row["parts"], row["imports"]
+    lines = [[name, f"{median(parts, name):.3f}"] for name in parts[0]]
+    lines.append(["all", f"{np.median([sum(one.values()) for one in parts]):.3f}"])
+    theirs, ours = (np.array([one[name] for one in imports]) for name in imports[0])
+    ratios = ours / theirs
+    return [
+        "## From the start of a process to the first `smile(scores)`\n",
+        f"Medians of {len(parts)} processes.\n",
+        tabulate(lines, ["part", "seconds"], tablefmt="github", disable_numparse=True) + "\n",
+        f"`import mi_jax` takes {np.median(ours):.2f} s in a process of its own, {np.median(ratios):.2f} times "
+        f"`import jax, flax.linen, optax` ({ratios.min():.2f} to {ratios.max():.2f}).\n",
+    ]
+
+
 def draw(folder: Path, limits: Mapping[str, float]) -> list[Path]:
     """Write the page, and the figure.
 
@@ -87,7 +104,7 @@ def draw(folder: Path, limits: Mapping[str, float]) -> list[Path]:
       limits: memory row -> MiB that it should stay within.
     """
     read = [json.loads(path.read_text()) for path in sorted((folder / "rows").glob("*.json"))]
-    cells = [timed(row) for row in read if "memory" not in row["config"]]
+    cells = [timed(row) for row in read if "critic" in row["config"]]
     cells.sort(key=lambda found: [found.config[name] for name in ("critic", "n", "seeds", "device_count")])
     memory = {row["config"]["memory"]: row for row in read if "memory" in row["config"]}
     skipped = (folder / "skipped.txt").read_text().splitlines() if (folder / "skipped.txt").exists() else []
@@ -119,6 +136,9 @@ def draw(folder: Path, limits: Mapping[str, float]) -> list[Path]:
             lines.append([name, f"{row['peak']:,.0f}", limit, f"{row['before']:,.0f}", f"{row['seconds']:.1f}"])
         header = ["in a process of its own", "peak resident MiB", "limit", "of which before", "seconds, compiling included"]
         parts += ["## Memory\n", tabulate(lines, header, tablefmt="github", disable_numparse=True) + "\n"]
+    for row in read:
+        if "startup" in row["config"]:
+            parts += _startup(row)
     (folder / "throughput.md").write_text("\n".join(parts))
     return [folder / "throughput.md", *([_figure(cells, folder)] if cells else [])]
 

@@ -242,3 +242,27 @@ def test_alone_this_process_has_everything():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_program_runs_other_keys_and_settings_without_tracing_again():
+    traces = []
+
+    def recipe(settings):
+        def batch(key, step):
+            traces.append(step)
+            return tasks.gaussian(2, settings["mi"]).sample(key, 32)
+
+        model = models.discriminative(networks.SeparableCritic(hidden=(16,)), estimators.smile(settings["tau"]))
+        return training.trainer(model, batch)
+
+    def runs(seed, mi, tau):
+        return training.Run(jax.random.split(jax.random.key(seed), 3), {"mi": np.float32(mi), "tau": np.float32(tau)})
+
+    swept = training.swept(recipe)
+    first = runs(0, [1.0, 2.0, 3.0], [1.0, 5.0, 9.0])
+    example = jax.tree.map(lambda leaf: leaf[0], first)
+    program = seeds.compile_training(swept, seeds.layout(3), steps=6, chunk=2, example=example)
+    compiled = len(traces)
+    found = [seeds.run(program, these) for these in (first, runs(1, [0.5] * 3, [2.0] * 3))]
+    assert len(traces) == compiled > 0
+    assert not np.allclose(found[0].history["smile"], found[1].history["smile"])
