@@ -94,7 +94,7 @@ class Results:
 
 
 def draw(folder: Path, data: Mapping[str, datasets.Dataset], command: str) -> list[Path]:
-    """Write the figures and the table; returns their paths.
+    """Write the figures that have something to show, and the table; returns their paths.
 
     Raises:
       ValueError: if there are no rows.
@@ -106,13 +106,16 @@ def draw(folder: Path, data: Mapping[str, datasets.Dataset], command: str) -> li
     results = {name: found for name, found in results.items() if found.rows}
     written = []
     with drawing.style():
-        figures = {f"figure3-{name}": settings_figure(images) for name, images in data.items()}
+        figures: dict[str, Figure | None] = {f"figure3-{name}": settings_figure(images) for name, images in data.items()}
         figures["figure4"] = estimates_figure(results)
         figures["figure5"] = ratios_figure(results, "processing", 1.0, "I([X, X]; [Y, h(Y)]) / I(X; Y)")
         figures["figure6"] = ratios_figure(results, "additivity", 2.0, "I([X1, X2]; [Y1, Y2]) / I(X; Y)")
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png")
-            written.append(folder / f"{name}.png")
+            path = folder / f"{name}.png"
+            path.unlink(missing_ok=True)
+            if figure is not None:
+                figure.savefig(path)
+                written.append(path)
     (folder / "images.md").write_text(page(results, command))
     return [*written, folder / "images.md"]
 
@@ -143,24 +146,35 @@ def settings_figure(data: datasets.Dataset) -> Figure:
 
 def estimates_figure(results: Mapping[str, Results]) -> Figure:
     """Figure 4: I(X; Y) against t, and how well the label can be told from the same rows."""
-    figure = Figure(figsize=(4.6 * len(results), 5.6), layout="constrained")
-    panels = figure.subplots(2, len(results), squeeze=False, height_ratios=(2, 1))
+    labels = any(found.ts("rows", "accuracy") for found in results.values())
+    figure = Figure(figsize=(4.6 * len(results), 5.6 if labels else 3.8), layout="constrained")
+    panels = figure.subplots(1 + labels, len(results), squeeze=False, height_ratios=(2, 1)[: 1 + labels])
     for column, (data, found) in enumerate(results.items()):
-        upper, lower = panels[:, column]
+        upper, lower = panels[0, column], panels[-1, column]
         for name in READ_OUTS:
             _line(upper, found.ts("rows", name), [found.values("rows", name, t) for t in found.ts("rows", name)], name)
-        accuracy = found.ts("rows", "accuracy")
-        _line(lower, accuracy, [found.values("rows", "accuracy", t) for t in accuracy], "accuracy")
+        if labels:
+            accuracy = found.ts("rows", "accuracy")
+            _line(lower, accuracy, [found.values("rows", "accuracy", t) for t in accuracy], "accuracy")
+            lower.set(ylabel="label accuracy", ylim=(0, 1))
         upper.set_yscale("symlog", linthresh=1.0)
         upper.set(title=NAMES[data], ylabel="estimate of I(X; Y) (nats)")
         upper.axhline(0.0, color="black", lw=0.5)
-        lower.set(xlabel="t, rows of the image in Y", ylabel="label accuracy", ylim=(0, 1))
+        lower.set(xlabel="t, rows of the image in Y")
     drawing.legend(figure, panels[0], column=2.2)
     return figure
 
 
-def ratios_figure(results: Mapping[str, Results], setting: str, ideal: float, label: str) -> Figure:
-    """Figures 5 and 6: a ratio against t, with the interval that its verdict rests on."""
+def ratios_figure(results: Mapping[str, Results], setting: str, ideal: float, label: str) -> Figure | None:
+    """Figures 5 and 6: a ratio against t, with the interval that its verdict rests on; None if no ratio has one."""
+    known = [
+        math.isfinite(ratio.interval[0])
+        for found in results.values()
+        for name in READ_OUTS
+        for ratio in found.ratios(setting, name).values()
+    ]
+    if not any(known):
+        return None
     figure = Figure(figsize=(4.6 * len(results), 3.6), layout="constrained")
     panels = figure.subplots(1, len(results), squeeze=False)[0]
     for panel, (data, found) in zip(panels, results.items(), strict=True):
