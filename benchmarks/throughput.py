@@ -11,6 +11,7 @@ Cells predicted to take too long are listed, not run; cells whose row is on disk
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -123,9 +124,10 @@ class Clock:
         self.left = time.perf_counter()
 
 
-def plain_steps(cell: Cell, budget: float) -> Callable[[], float]:
+@functools.cache
+def plain_steps(critic: str, n: int, budget: float) -> Callable[[], float]:
     """Seconds a step of the plain version, measured anew at each call, over some steps within the budget."""
-    recipe = cell.recipe(PLAIN)
+    recipe = Cell(critic, n, 1, "one").recipe(PLAIN)
     state = jax.jit(recipe.init)(jax.random.key(0))
     step = jax.jit(recipe.step)
 
@@ -142,20 +144,30 @@ def plain_steps(cell: Cell, budget: float) -> Callable[[], float]:
     return lambda: run(number)
 
 
-def measure(cell: Cell, rounds: int, peak: float, chunk: int | None = None) -> dict[str, Any]:
-    """The row of a cell.
+peak_of = functools.cache(machine.product_speed)
 
-    Args:
-      cell: what to time.
-      rounds: chunks timed.
-      peak: operations a second of the machine's products, for the length of a chunk.
-      chunk: steps of one; by default as many as take `CHUNK_SECONDS`.
-    """
-    step_seconds = cell.products() * cell.seeds / (EFFICIENCY * peak)
-    length = chunk or max(2, min(500, int(CHUNK_SECONDS / step_seconds)))
+
+class Plan(NamedTuple):
+    """How a cell is timed: steps a chunk, and the seconds that all of it should take."""
+
+    length: int
+    seconds: float
+
+
+def plan_of(cell: Cell, rounds: int, length: int | None = None) -> Plan:
+    """By default the steps that four seeds make in `CHUNK_SECONDS`, of more seeds as many: they share a start of a chunk."""
+    peak = peak_of(seeds.layout(cell.seeds, cell.local_devices()).devices)()
+    seconds = cell.products() / (EFFICIENCY * peak)
+    length = length or max(2, min(500, int(CHUNK_SECONDS / (min(cell.seeds, 4) * seconds))))
+    plain = max(CHUNK_SECONDS / 2, cell.products() * len(cell.local_devices()) / (EFFICIENCY * peak))
+    return Plan(length, (rounds + 1) * (length * cell.seeds * seconds + plain))
+
+
+def measure(cell: Cell, rounds: int, length: int) -> dict[str, Any]:
+    """The row of a cell, timed over some chunks of so many steps."""
     recipe, plan = cell.recipe(), seeds.layout(cell.seeds, cell.local_devices())
     program = seeds.compile_training(recipe, plan, steps=length * (rounds + 1), chunk=length)
-    clock = Clock(machine.product_speed(plan.devices), plain_steps(cell, CHUNK_SECONDS / 2))
+    clock = Clock(peak_of(plan.devices), plain_steps(cell.critic, cell.n, CHUNK_SECONDS / 2))
     fit = seeds.run(program, jax.random.split(jax.random.key(0), cell.seeds), clock)
     state = jax.eval_shape(recipe.init, jax.random.key(0))
     analysis: Any = jax.jit(recipe.step).lower(state).cost_analysis()
@@ -299,18 +311,16 @@ def row_path(folder: Path, config: Mapping[str, Any]) -> Path:
 
 def run_missing(cells: Sequence[Cell], folder: Path, rounds: int, limit: float, chunk: int | None = None) -> None:
     """Time the cells whose rows are not in the folder; those predicted to take more than `limit` seconds are listed."""
-    peak = machine.product_speed()()
     skipped = []
     for cell in cells:
         path = row_path(folder, cell.config())
         if path.exists():
             continue
-        # Ours, and the plain steps beside; two steps a chunk at least.
-        least = (2 * cell.seeds + 2) * (rounds + 1) * cell.products() / (EFFICIENCY * peak)
-        if least > limit:
-            skipped.append(f"{cell.label} (predicted {machine.duration(least)})")
+        plan = plan_of(cell, rounds, chunk)
+        if plan.seconds > limit:
+            skipped.append(f"{cell.label} (predicted {machine.duration(plan.seconds)})")
             continue
-        row = measure(cell, rounds, peak, chunk)
+        row = measure(cell, rounds, plan.length)
         rows.store(path, row)
         print(throughput_figures.told(row), flush=True)
     for label in skipped:
@@ -327,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--steps", type=cli.positive_int, help="steps of a chunk; by default as many as take a third of a second"
     )
     parser.add_argument(
-        "--limit", type=cli.positive_float, default=30.0, help="skip, and list, cells predicted over so many seconds"
+        "--limit", type=cli.positive_float, default=60.0, help="skip, and list, cells predicted over so many seconds"
     )
     parser.add_argument("--critics", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--n", nargs="+", type=cli.positive_int, default=list(NS), help="batch sizes")
