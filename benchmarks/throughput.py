@@ -35,7 +35,7 @@ from mi_jax.training import seeds
 DIM, MI, WIDTH, EMBED = 20, 2.0, 256, 32
 IMAGE = (28, 28, 1)
 NS, SEEDS, DEVICES = (16, 64, 256, 1_024), (1, 2, 4, 8, 16, 64), ("one", "all")
-CHUNK_SECONDS = 0.3
+CHUNK_SECONDS = 0.5
 # At a guess, for cells whose like was not run yet: the share of the peak that a step reaches.
 EFFICIENCY = 0.6
 
