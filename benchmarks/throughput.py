@@ -333,9 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="folder for rows, the page and the figure")
     parser.add_argument("--rounds", type=cli.positive_int, default=5, help="chunks timed in each cell")
-    parser.add_argument(
-        "--steps", type=cli.positive_int, help="steps of a chunk; by default as many as take a third of a second"
-    )
+    parser.add_argument("--steps", type=cli.positive_int, help="steps of a chunk; by default as many as take half a second")
     parser.add_argument(
         "--limit", type=cli.positive_float, default=60.0, help="skip, and list, cells predicted over so many seconds"
     )

@@ -234,9 +234,12 @@ def test_bad_options_end_in_one_clear_line(arguments, message, tmp_path, capsys)
 def test_presets_hold_what_is_to_be_shown(name, data):
     cells, seeds = images.preset(name, data)
     assert seeds >= 2
-    assert {cell.objective for cell in cells} == set(images.OBJECTIVES)
     assert {cell.setting for cell in cells} == set(images.SETTINGS)
-    assert min(cell.t for cell in cells if cell.setting == "rows") == 0
+    if name == "vaes":
+        assert {(cell.objective, cell.t) for cell in cells} == {("gm", 28 if data == "mnist" else 32)}
+    else:
+        assert {cell.objective for cell in cells} == set(images.OBJECTIVES)
+        assert min(cell.t for cell in cells if cell.setting == "rows") == 0
     assert all(cell.t > images.LESS for cell in cells if cell.setting == "processing")
     if name == "paper":
         assert {(cell.learning_rate, cell.epochs, cell.epochs_gm, cell.critic) for cell in cells} == {(1e-4, 2, 10, "joint")}
