@@ -1,6 +1,8 @@
 """The throughput benchmark: what it counts, and what it writes."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -78,6 +80,13 @@ def test_memory_of_a_process_is_its_peak(monkeypatch):
     monkeypatch.setitem(throughput.MEMORY, "nothing", (lambda: None, 1.0))
     measured = throughput._measure_here("nothing")
     assert measured["peak"] >= measured["before"] > 0
+
+
+def test_memory_of_a_process_is_not_that_of_its_parent():
+    ballast = np.ones(2**27)  # 1 GiB
+    code = "from benchmarks import machine; print(machine.peak_memory())"
+    own = float(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout)
+    assert 50 < own < 800 < ballast.nbytes / 2**20 <= machine.peak_memory()
 
 
 def test_the_output_folder_is_asked_for(capsys):
