@@ -161,7 +161,7 @@ def _figure(cells: Sequence[Timed], folder: Path) -> Path:
                     if line:
                         label = f"n = {n:,}, {devices} device{'s' * (devices == 'all')}"
                         panel.plot(*zip(*line, strict=True), style, color=f"C{place}", markersize=3, label=label)
-            panel.set(title=critic, xlabel="seeds", xscale="log", ylim=(0, None))
+            panel.set(title=critic, xlabel="seeds", xscale="log", ylim=(0, 1.1))
             panel.axhline(1.0, color="0.7", linewidth=0.8)
             panel.set_xticks(sorted({found.config["seeds"] for found in cells}))
             panel.xaxis.set_major_formatter("{x:g}")
