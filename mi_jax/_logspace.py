@@ -34,17 +34,14 @@ def by_rows(
 
 
 def mean_off_diagonal(
-    function: Callable[..., Float[Array, "*g k n"]],
-    scores: Float[Array, "*g n n"] | Blocks,
-    *per_row: Float[Array, "*g n"],
+    function: Callable[[Float[Array, "*g k n"]], Float[Array, "*g k n"]], scores: Float[Array, "*g n n"] | Blocks
 ) -> Float[Array, ""]:
-    """The mean of `function(scores, *per_row)` over the off-diagonal pairs, `per_row` as columns."""
+    """The mean of `function(scores)` over the off-diagonal pairs."""
 
-    def sums(scores: Array, own: Bool[Array, "k n"], *per_row: Array) -> Array:
-        values = function(scores, *(values[..., None] for values in per_row))
-        return jnp.sum(jnp.where(own, 0.0, values), axis=-1)
+    def sums(scores: Array, own: Bool[Array, "k n"]) -> Array:
+        return jnp.sum(jnp.where(own, 0.0, function(scores)), axis=-1)
 
-    return jnp.sum(by_rows(sums, scores, *per_row)) / negatives(scores)
+    return jnp.sum(by_rows(sums, scores)) / negatives(scores)
 
 
 def mean_exp_off_diagonal(scores: Float[Array, "*g n n"] | Blocks, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:

@@ -92,7 +92,8 @@ def of(
       `Blocks`, which the bounds and estimators take in the place of a score matrix.
 
     Raises:
-      ValueError: if there are not as many rows of x as of y, at least 2, or `size` is below 1.
+      ValueError: if there are not as many rows of x as of y, at least 2, `size` is below 1, or `pair` does not give
+        floating scores (k, n).
 
     Example:
       >>> import jax.numpy as jnp, mi_jax
@@ -107,7 +108,11 @@ def of(
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     partial = pair if isinstance(pair, jax.tree_util.Partial) else jax.tree_util.Partial(pair)
-    return Blocks(partial, cut(x, min(size, *rows)), y)
+    made = Blocks(partial, cut(x, min(size, *rows)), y)
+    found, wanted = jax.eval_shape(partial, jax.tree.map(lambda leaf: leaf[0], made.x), y), (min(size, *rows), *rows)
+    if found.shape != wanted or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"pair must give floating scores of shape {wanted}, got {found.dtype} of {found.shape}")
+    return made
 
 
 def cut(rows: PyTree[Float[Array, "n ..."]], size: int) -> PyTree[Float[Array, "b k ..."]]:

@@ -156,6 +156,19 @@ def test_bad_input(rows, size, message):
         blocks.of(lambda x, y: x @ y.T, x, y, size)
 
 
+@pytest.mark.parametrize(
+    ("pair", "got"),
+    [
+        (lambda x, y: (x @ y.T)[:, :1], r"got float32 of \(2, 1\)"),
+        (lambda x, y: jnp.ones((2, 4), int), r"got int32 of \(2, 4\)"),
+    ],
+)
+def test_scores_of_another_kind_are_refused(pair, got):
+    """One column would be spread over all pairs."""
+    with pytest.raises(ValueError, match=r"pair must give floating scores of shape \(2, 4\), " + got):
+        blocks.of(pair, jnp.ones((4, 2)), jnp.ones((4, 2)), size=2)
+
+
 def test_blocks_and_groups_exclude_each_other():
     with pytest.raises(ValueError, match="block and group must not both be given"):
         models.discriminative(networks.SeparableCritic(), estimators.infonce(), group=2, block=2)

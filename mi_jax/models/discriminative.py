@@ -31,9 +31,9 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
       group: cut each batch into groups of so many pairs, and score only those within a group (`mi_jax.Groups`): of n pairs
         n·group are scored, and not n². Rows beyond the last full group are left out; a smaller batch is one group. By
         default all pairs are scored, as one matrix.
-      block: score so many rows of x at a time, against all of y, and again for the gradient, so that memory grows with
-        n·block and not n²: the same numbers, a third more work. The scores themselves are held up to n = 4,096; of more rows
-        they are made anew for the objective and for each read-out (`mi_jax.Blocks`).
+      block: score so many rows of x at a time, against all of y, and again for the gradient, so that a critic's layers take
+        memory by n·block and not n²: the same numbers, a forward pass more. The scores alone are held up to n = 4,096; of
+        more rows they are made anew for the objective and for each read-out (`mi_jax.Blocks`).
 
     Returns:
       A `Model`.
@@ -59,8 +59,10 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
     _checks.instance(estimator, Estimator, "estimator")
     if group is not None and _checks.positive_int(group, "group") < 2:
         raise ValueError("group must be at least 2, so that there are negatives, got 1")
-    if block is not None and _checks.positive_int(block, "block") and group is not None:
-        raise ValueError("block and group must not both be given: groups are small already")
+    if block is not None:
+        _checks.positive_int(block, "block")
+        if group is not None:
+            raise ValueError("block and group must not both be given: groups are small already")
 
     def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
         return critic.init(key, x, y)
