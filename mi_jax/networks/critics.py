@@ -12,10 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mi_jax.networks.mlp import MLP, PAPER_HIDDEN, dense_layers, flatten_rows, kernel_init, through
+
+# From so many on a CPU's sum over all x_i, a leading axis, is slower than a product: at 256 rows ten times.
+MANY_ROWS = 100
 
 
 def encode(critic: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
@@ -78,9 +82,20 @@ class PairDense(nn.Module):
         return x @ kernel_x, y @ kernel_y + bias
 
 
+@jax.custom_jvp
 def outer_sum(of_x: Float[Array, "n ..."], of_y: Float[Array, "m ..."]) -> Float[Array, "nm ..."]:
     """The sums of all pairs, as n·m rows: on (n, m, …) the CPU's products and their gradients are slower."""
     return (of_x[:, None] + of_y[None]).reshape(-1, *of_x.shape[1:])
+
+
+@outer_sum.defjvp
+def _outer_sum_jvp(primals, tangents):
+    slope_x, slope_y = tangents
+    if len(slope_x) >= MANY_ROWS:
+        # Copied by a product, so that the gradient of y, a sum over the x_i, is a product, too.
+        ones = jnp.ones((len(slope_x), 1), slope_y.dtype)
+        slope_y = jnp.matmul(ones, slope_y.reshape(1, -1), precision="highest").reshape(-1, *slope_y.shape)
+    return outer_sum(*primals), (slope_x[:, None] + slope_y).reshape(-1, *slope_x.shape[1:])
 
 
 class JointCritic(Encoding):

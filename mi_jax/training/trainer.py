@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
       params: the model's parameters; always finite, if they were so at the start.
       opt_state: the optimiser's state.
       model_state: the model's state: for MINE, the log of its moving average.
-      diverged: whether an update would have made a parameter non-finite, or the square of a gradient was. Such a run is
+      diverged: whether the squares of a gradient, or the parameters after its update, had no finite sum. Such a run is
         frozen: its parameters and `step` stay those before that update, and its read-outs are NaN from then on.
       settings: what a sweep trains under, name -> scalar; empty outside of one. See `swept`.
     """
@@ -139,7 +139,9 @@ def trainer(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Of a gradient whose square overflows Adam keeps infinity, and never moves again.
-        goes_on = ~state.diverged & _all_finite(params) & jnp.isfinite(optax.tree.norm(grads))
+        # As a product: the CPU's own sums would first write the squares to memory.
+        sums = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)] + [leaf.sum() for leaf in jax.tree.leaves(params)]
+        goes_on = ~state.diverged & jnp.isfinite(jnp.array(sums)).all()
         # A frozen run never uses its optimiser's state again, the largest part, nor its keys: they are not chosen.
         params, model_state = jax.tree.map(
             lambda new, old: new if _checks.is_key(new) else jnp.where(goes_on, new, old),
@@ -151,10 +153,6 @@ def trainer(
         return state._replace(diverged=~goes_on), nats
 
     return Trainer(init, step)
-
-
-def _all_finite(tree: Any) -> Bool[Array, ""]:
-    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def swept(recipe: Callable[[Settings], Trainer]) -> Trainer:

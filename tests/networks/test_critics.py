@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax.networks import MLP, BaselineCritic, BilinearCritic, JointCritic, SeparableCritic
+from mi_jax.networks import MLP, BaselineCritic, BilinearCritic, JointCritic, SeparableCritic, critics
 
 CRITICS = {
     "joint": JointCritic(),
@@ -126,3 +126,25 @@ def test_in_bfloat16_gradients_are_summed_in_float32():
     params = jax.tree.map(jnp.ones_like, critic.init(jax.random.key(0), x, y))
     slope = jax.jit(jax.grad(lambda p: critic.apply(p, x, y).sum()))(params)
     np.testing.assert_array_equal(slope["params"]["PairDense_0"]["bias"], 64.0**2)
+
+
+@pytest.mark.parametrize("n", [3, critics.MANY_ROWS - 1, critics.MANY_ROWS, 150])
+def test_sums_of_all_pairs_and_both_their_derivatives(n):
+    """The sum and its adjoint by hand, in both modes of differentiation, alone and under `vmap`."""
+    rng = np.random.default_rng(0)
+    x, slope_x = rng.standard_normal((2, n, 2, 3))
+    y, slope_y = rng.standard_normal((2, 5, 2, 3))
+    weights = rng.standard_normal((n * 5, 2, 3))
+    found, slope = jax.jvp(critics.outer_sum, (jnp.float32(x), jnp.float32(y)), (jnp.float32(slope_x), jnp.float32(slope_y)))
+    np.testing.assert_allclose(found, (x[:, None] + y[None]).reshape(-1, 2, 3), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope, (slope_x[:, None] + slope_y[None]).reshape(-1, 2, 3), rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda x, y: jnp.sum(critics.outer_sum(x, y) * jnp.float32(weights)), argnums=(0, 1))
+    by_hand = [weights.reshape(n, 5, 2, 3).sum(axis) for axis in (1, 0)]
+    for ours, batched, theirs in zip(
+        gradient(jnp.float32(x), jnp.float32(y)),
+        jax.vmap(gradient)(jnp.float32(np.stack([x, -x])), jnp.float32(np.stack([y, -y]))),
+        by_hand,
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(batched, [theirs, theirs], rtol=1e-4, atol=1e-5)
