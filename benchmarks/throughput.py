@@ -14,9 +14,6 @@ import argparse
 import functools
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,14 +22,13 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-import mi_jax
-from benchmarks import cli, machine, rows, steps, throughput_figures
-from mi_jax import blocks, estimators, evaluation, models, networks, tasks, training
+from benchmarks import cli, machine, processes, rows, steps, throughput_figures
+from mi_jax import estimators, models, networks, tasks, training
 from mi_jax.training import seeds
 
-DIM, MI, WIDTH, EMBED = 20, 2.0, 256, 32
+DIM, MI, WIDTH, EMBED = processes.DIM, processes.MI, 256, 32
 IMAGE = (28, 28, 1)
 NS, SEEDS, DEVICES = (16, 64, 256, 1_024), (1, 2, 4, 8, 16, 64), ("one", "all")
 CHUNK_SECONDS = 0.5
@@ -189,143 +185,39 @@ def measure(cell: Cell, rounds: int, length: int) -> dict[str, Any]:
     }
 
 
-# Memory, each in a process of its own: what is run, and within how many MiB it should stay.
-def _train(n: int, block: int) -> None:
-    model = models.discriminative(networks.JointCritic(), estimators.smile(), block=block)
-    recipe = training.trainer(model, lambda key, _: tasks.gaussian(DIM, MI).sample(key, n))
-    state = jax.jit(recipe.init)(jax.random.key(0))
-    step = jax.jit(recipe.step, donate_argnums=0)
-    for _ in range(2):
-        state, _ = step(state)
-    jax.block_until_ready(state)
-
-
-def _held_out(critic: nn.Module, n: int) -> None:
-    model = models.discriminative(critic, estimators.smile())
-    x, y = tasks.gaussian(DIM, MI).sample(jax.random.key(0), n)
-    params = jax.jit(model.init)(jax.random.key(1), x[:2], y[:2])
-    assert model.encode is not None
-    assert model.pair is not None
-
-    @jax.jit
-    def read(params: Any, x: Array, y: Array) -> dict[str, Float[Array, ""]]:
-        encode, pair = (jax.tree_util.Partial(part, params) for part in (model.encode, model.pair))
-        sums = evaluation.pair_sums(pair, x, y, encode=encode, tau=5.0, pairs=n**2)
-        return {name: found.value for name, found in evaluation.read_outs(sums).items()}
-
-    jax.block_until_ready(read(params, x, y))
-
-
-def _smile(n: int, block: int) -> None:
-    model = models.discriminative(networks.SeparableCritic(), estimators.smile())
-    x, y = tasks.gaussian(DIM, MI).sample(jax.random.key(0), n)
-    params = jax.jit(model.init)(jax.random.key(1), x[:2], y[:2])
-    assert model.encode is not None
-    assert model.pair is not None
-    codes_x, codes_y = jax.jit(model.encode)(params, x, y)
-    scores = blocks.of(jax.tree_util.Partial(model.pair, params), codes_x, codes_y, size=block)
-    jax.block_until_ready(mi_jax.smile(scores, 5.0))
-
-
-MEMORY: dict[str, tuple[Callable[[], None], float]] = {
-    "joint 2x256, two training steps, n = 1,024, block = 64": (lambda: _train(1_024, 64), 1.5 * 1_024),
-    "joint 2x256, two training steps, n = 2,048, block = 32": (lambda: _train(2_048, 32), 2.5 * 1_024),
-    "joint 2x256, every read-out of 8,192 held-out pairs, all n²": (lambda: _held_out(networks.JointCritic(), 8_192), 1_024),
-    "separable, SMILE of 65,536 pairs, all n², block = 64": (lambda: _smile(65_536, 64), 1_024),
-    "separable, every read-out of 65,536 held-out pairs, all n²": (
-        lambda: _held_out(networks.SeparableCritic(), 65_536),
-        1_024,
-    ),
-}
-
-
-def measure_memory(name: str) -> dict[str, Any]:
-    """Seconds, compiling included, and the largest resident memory of a process that does one of `MEMORY`."""
-    command = [sys.executable, "-m", "benchmarks.throughput", "--measure", name]
-    done = subprocess.run(
-        command, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, check=True, stdout=subprocess.PIPE, text=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {"config": {"memory": name}, "environment": rows.environment(), **found}
-
-
-def _measure_here(name: str) -> dict[str, float]:
-    before, start = machine.peak_memory(), time.perf_counter()
-    MEMORY[name][0]()
-    return {"seconds": round(time.perf_counter() - start, 2), "before": before, "peak": machine.peak_memory()}
-
-
-# What a user waits for before the first number, each part timed in one process; and what importing costs in one of its own.
-STARTUP = """
-import json, os, time
-marks = {"interpreter": time.time() - float(os.environ["STARTED"])}
-last = time.perf_counter()
-def mark(name):
-    global last
-    marks[name], last = time.perf_counter() - last, time.perf_counter()
-import jax
-mark("jax")
-import flax.linen, optax
-mark("flax.linen, optax")
-import mi_jax
-mark("mi_jax")
-scores = jax.numpy.eye(64)
-scores.block_until_ready()
-mark("the first array")
-mi_jax.smile(scores).block_until_ready()
-mark("smile(scores), compiling")
-mi_jax.smile(scores).block_until_ready()
-mark("smile(scores) again")
-print(json.dumps(marks))
-"""
-IMPORTS = ("import jax, flax.linen, optax", "import mi_jax")
-
-
-def measure_startup(rounds: int) -> dict[str, Any]:
-    """Seconds of each part of a start, and of the imports in turn, each in processes of their own."""
-
-    def once(code: str) -> str:
-        environment = os.environ | {"STARTED": repr(time.time())}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.PIPE, text=True)
-        return done.stdout.splitlines()[-1]
-
-    timed = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
-    parts, imports = [], []
-    for _ in range(rounds):
-        imports.append({code: float(once(timed.format(code))) for code in IMPORTS})
-        parts.append(json.loads(once(STARTUP)))
-    return {"config": {"startup": rounds}, "environment": rows.environment(), "parts": parts, "imports": imports}
-
-
 def row_path(folder: Path, config: Mapping[str, Any]) -> Path:
     """Where a row is kept."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-    name = (
-        "startup"
-        if "startup" in config
-        else config.get("memory") or f"{config['critic']}-n{config['n']}-{config['seeds']}-{config['devices']}"
-    )
+    if "critic" in config:
+        name = f"{config['critic']}-n{config['n']}-{config['seeds']}-{config['devices']}"
+    else:
+        ((kind, found),) = config.items()
+        name = found if kind == "memory" else kind
     plain = "".join(letter if letter.isalnum() else "-" for letter in name.split(",")[0])
     return folder / "rows" / f"{plain}-{digest}.json"
 
 
 def run_missing(cells: Sequence[Cell], folder: Path, rounds: int, limit: float, chunk: int | None = None) -> None:
     """Time the cells whose rows are not in the folder; those predicted to take more than `limit` seconds are listed."""
-    skipped = []
+    skipped: dict[str, list[tuple[int, float]]] = {}
     for cell in cells:
         path = row_path(folder, cell.config())
         if path.exists():
             continue
         plan = plan_of(cell, rounds, chunk)
         if plan.seconds > limit:
-            skipped.append(f"{cell.label} (predicted {machine.duration(plan.seconds)})")
+            print(f"skipped, over the limit: {cell.label} (predicted {machine.duration(plan.seconds)})")
+            skipped.setdefault(f"{cell.critic}, n = {cell.n:,}", []).append((cell.seeds, plan.seconds))
             continue
         row = measure(cell, rounds, plan.length)
         rows.store(path, row)
         print(throughput_figures.told(row), flush=True)
-    for label in skipped:
-        print(f"skipped, over the limit: {label}")
-    (folder / "skipped.txt").write_text("".join(f"{label}\n" for label in skipped))
+    lines = []
+    for name, left in skipped.items():
+        numbers = ", ".join(str(number) for number in sorted({number for number, _ in left}))
+        shortest, longest = (machine.duration(end(seconds for _, seconds in left)) for end in (min, max))
+        lines.append(f"{name}: {numbers} seeds ({shortest} to {longest})\n")
+    (folder / "skipped.txt").write_text("".join(lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -341,12 +233,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", nargs="+", type=cli.positive_int, default=list(NS), help="batch sizes")
     parser.add_argument("--seeds", nargs="+", type=cli.positive_int, default=list(SEEDS), help="seeds at once")
     parser.add_argument("--devices", nargs="+", choices=DEVICES, default=list(DEVICES))
-    parser.add_argument("--no-memory", action="store_true", help="leave out the memory of large batches, minutes on 2 cores")
-    parser.add_argument("--measure", choices=MEMORY, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--no-memory",
+        action="store_true",
+        help="leave out memory and compilation cache, minutes on 2 cores",
+    )
     options = parser.parse_args(arguments)
-    if options.measure:
-        print(json.dumps(_measure_here(options.measure)))
-        return
     if options.out is None:
         parser.error("the following arguments are required: --out")
     machine.use_all_cores()
@@ -362,16 +254,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if number > 1 or devices == several[0]  # one seed has one device
         ]
         run_missing(grid, options.out, options.rounds, options.limit, options.steps)
-        for name in () if options.no_memory else MEMORY:
-            path = row_path(options.out, {"memory": name})
+        for config, measured in processes.parts(options.rounds, memory=not options.no_memory):
+            path = row_path(options.out, config)
             if not path.exists():
-                print(f"{name}: ", end="", flush=True)
-                row = rows.store(path, measure_memory(name))
-                print(throughput_figures.memory_told(json.loads(row.read_text())), flush=True)
-        path = row_path(options.out, {"startup": options.rounds})
-        if not path.exists():
-            rows.store(path, measure_startup(options.rounds))
-        limits = {name: limit for name, (_, limit) in MEMORY.items()}
+                print("; ".join(f"{name}: {value}" for name, value in config.items()), flush=True)
+                rows.store(path, {"config": config, "environment": rows.environment(), **measured()})
+        limits = {name: limit for name, (_, limit) in processes.MEMORY.items()}
         for path in throughput_figures.draw(options.out, limits):
             print(path)
 

@@ -55,11 +55,6 @@ def told(row: Mapping[str, Any]) -> str:
     )
 
 
-def memory_told(row: Mapping[str, Any]) -> str:
-    """A memory row in a line."""
-    return f"peak {row['peak']:,.0f} MiB, {row['seconds']:.1f} s"
-
-
 def _line(found: Timed) -> list[str]:
     config, row = found.config, found.row
     low, high = found.fractions
@@ -96,6 +91,47 @@ def _startup(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _cache(row: Mapping[str, Any]) -> list[str]:
+    """What `--compilation-cache` saves."""
+    runs, spans = row["runs"], {}
+    for kind in ("without", "with"):
+        for name in ("all", "compile"):
+            seconds = [run[kind][name] for run in runs]
+            spans[kind, name] = f"{np.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+    left = np.array([run["with"]["all"] / run["without"]["all"] for run in runs])
+    numbers = {run[kind]["mi"] for run in runs for kind in run}
+    lines = [[kind, spans[kind, "all"], spans[kind, "compile"]] for kind in ("without", "with")]
+    return [
+        "## The compilation cache\n",
+        f"`mi-jax estimate` of {row['num_rows']:,} rows of 5 + 5 columns, a process a run, {len(runs)} rounds of one\n"
+        "without `--compilation-cache` and one with a folder that an earlier run filled:\n"
+        f"{np.median(left):.2f} of the time ({left.min():.2f} to {left.max():.2f}), and "
+        f"{'the same number to the last bit' if len(numbers) == 1 else f'numbers {sorted(numbers)}'}.\n"
+        f"The folder holds {row['bytes'] / 2**20:.1f} MiB.\n",
+        tabulate(lines, ["cache", "seconds, all", "of which compiling"], tablefmt="github", disable_numparse=True) + "\n",
+    ]
+
+
+def _scaling(cells: Sequence[Timed]) -> list[str]:
+    """What many seeds cost a seed: the largest number of each line of the grid beside four."""
+    lines: dict[tuple[Any, ...], dict[int, Timed]] = {}
+    for found in cells:
+        lines.setdefault((found.config["critic"], found.config["n"], found.config["devices"]), {})[found.config["seeds"]] = (
+            found
+        )
+    told = []
+    for (critic, n, devices), by_seeds in lines.items():
+        few, many = by_seeds.get(4), by_seeds[max(by_seeds)]
+        if few is not None and many.config["seeds"] > 4:
+            ratio, corrected = many.milliseconds / few.milliseconds, few.fraction / many.fraction
+            told.append([critic, f"{n:,}", devices, str(many.config["seeds"]), f"{ratio:.2f}", f"{corrected:.2f}"])
+    if not told:
+        return []
+    header = ["critic", "n", "devices", "seeds", "a seed-step, over that at 4", "the same, in units of the peak"]
+    text = "Cells run minutes apart; the peak that each was measured beside takes out what the machine did meanwhile.\n"
+    return ["## More seeds\n", text, tabulate(told, header, tablefmt="github", disable_numparse=True) + "\n"]
+
+
 def draw(folder: Path, limits: Mapping[str, float]) -> list[Path]:
     """Write the page, and the figure.
 
@@ -128,7 +164,10 @@ def draw(folder: Path, limits: Mapping[str, float]) -> list[Path]:
         tabulate([_line(found) for found in cells], HEADER, tablefmt="github", disable_numparse=True) + "\n",
     ]
     if skipped:
-        parts.append("Skipped, over the limit: " + "; ".join(skipped) + ".\n")
+        parts.append(
+            "Skipped, over the limit, with the seconds predicted of one and all devices: " + "; ".join(skipped) + ".\n"
+        )
+    parts += _scaling(cells)
     if memory:
         lines = []
         for name, row in sorted(memory.items()):
@@ -139,6 +178,8 @@ def draw(folder: Path, limits: Mapping[str, float]) -> list[Path]:
     for row in read:
         if "startup" in row["config"]:
             parts += _startup(row)
+        if "cache" in row["config"]:
+            parts += _cache(row)
     (folder / "throughput.md").write_text("\n".join(parts))
     return [folder / "throughput.md", *([_figure(cells, folder)] if cells else [])]
 

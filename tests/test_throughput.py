@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import machine, precision, throughput, throughput_figures
+from benchmarks import machine, precision, processes, throughput, throughput_figures
 from benchmarks.throughput import Cell
 
 ROW = {
@@ -24,6 +24,9 @@ ROW = {
     "operations": 2.0e9,
     "temporary_bytes": 2**20,
 }
+
+RUNS = {"without": {"all": 20.0, "compile": 10.0, "mi": 1.0}, "with": {"all": 10.0, "compile": 2.0, "mi": 1.0}}
+CACHE = {"num_rows": 2_000, "runs": [RUNS, RUNS], "bytes": 2**20}
 
 
 def test_the_products_that_cannot_be_avoided():
@@ -55,14 +58,15 @@ def test_ratios_are_of_the_same_round():
 
 def test_it_runs_writes_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(machine, "use_all_cores", lambda: None)
-    monkeypatch.setattr(throughput, "MEMORY", {})
+    monkeypatch.setattr(processes, "MEMORY", {})
+    monkeypatch.setattr(processes, "measure_cache", lambda rounds: CACHE)
     arguments = ["--out", str(tmp_path), "--n", "4", "1024", "--seeds", "1", "3", "--steps", "2", "--rounds", "2"]
     arguments += ["--critics", "joint 2x256", "--limit", "2"]
     throughput.main(arguments)
     out = capsys.readouterr().out
     assert "skipped, over the limit: joint 2x256, n = 1024, 3 seeds" in out
     written = [json.loads(path.read_text()) for path in (tmp_path / "rows").iterdir()]
-    written = [row for row in written if "startup" not in row["config"]]
+    written = [row for row in written if "critic" in row["config"]]
     small = [row for row in written if row["config"]["n"] == 4]
     assert len(small) == 1 + min(2, jax.local_device_count())
     assert all(len(row["step_seconds"]) == 2 and min(row["step_seconds"]) > 0 for row in written)
@@ -70,15 +74,26 @@ def test_it_runs_writes_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "| mi_jax " in page
     assert "`import mi_jax` takes" in page
     assert page.count("| joint 2x256 | 4") == len(small)
-    assert "Skipped, over the limit: joint 2x256, n = 1024" in page
+    assert "joint 2x256, n = 1,024: 3 seeds (" in page
+    assert "0.50 of the time (0.50 to 0.50), and the same number to the last bit." in page
+    assert "The folder holds 1.0 MiB." in page
     assert (tmp_path / "throughput.png").stat().st_size > 10_000
     throughput.main(arguments)
     assert "ms a seed-step" not in capsys.readouterr().out
 
 
+def test_many_seeds_are_set_beside_four(tmp_path):
+    cells = [ROW, ROW | {"config": ROW["config"] | {"seeds": 64}, "step_seconds": [0.8, 0.9, 1.6]}]
+    page = "".join(throughput_figures._scaling([throughput_figures.timed(cell) for cell in cells]))
+    # 50 ms / 4 = 12.5 and 900 / 64 = 14.06; the rounds' shares are 0.8, 0.64, 0.8 and 0.64, 0.569, 0.64.
+    assert "| joint 2x256 | 64" in page
+    assert "| 1.12" in page
+    assert "| 1.25" in page
+
+
 def test_memory_of_a_process_is_its_peak(monkeypatch):
-    monkeypatch.setitem(throughput.MEMORY, "nothing", (lambda: None, 1.0))
-    measured = throughput._measure_here("nothing")
+    monkeypatch.setitem(processes.MEMORY, "nothing", (lambda: None, 1.0))
+    measured = processes.measure_here("nothing")
     assert measured["peak"] >= measured["before"] > 0
 
 
