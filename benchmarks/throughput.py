@@ -215,8 +215,8 @@ def run_missing(cells: Sequence[Cell], folder: Path, rounds: int, limit: float, 
     lines = []
     for name, left in skipped.items():
         numbers = ", ".join(str(number) for number in sorted({number for number, _ in left}))
-        shortest, longest = (machine.duration(end(seconds for _, seconds in left)) for end in (min, max))
-        lines.append(f"{name}: {numbers} seeds ({shortest} to {longest})\n")
+        shortest = machine.duration(min(seconds for _, seconds in left))
+        lines.append(f"{name}: {numbers} seeds (from {shortest})\n")
     (folder / "skipped.txt").write_text("".join(lines))
 
 
@@ -234,9 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=cli.positive_int, default=list(SEEDS), help="seeds at once")
     parser.add_argument("--devices", nargs="+", choices=DEVICES, default=list(DEVICES))
     parser.add_argument(
-        "--no-memory",
-        action="store_true",
-        help="leave out memory and compilation cache, minutes on 2 cores",
+        "--no-memory", action="store_true", help="leave out memory and compilation cache, minutes on 2 cores"
     )
     options = parser.parse_args(arguments)
     if options.out is None:

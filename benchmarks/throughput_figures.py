@@ -164,9 +164,7 @@ def draw(folder: Path, limits: Mapping[str, float]) -> list[Path]:
         tabulate([_line(found) for found in cells], HEADER, tablefmt="github", disable_numparse=True) + "\n",
     ]
     if skipped:
-        parts.append(
-            "Skipped, over the limit, with the seconds predicted of one and all devices: " + "; ".join(skipped) + ".\n"
-        )
+        parts.append("Left out, as predicted to take more seconds than `--limit`: " + "; ".join(skipped) + ".\n")
     parts += _scaling(cells)
     if memory:
         lines = []

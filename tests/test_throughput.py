@@ -75,7 +75,7 @@ def test_it_runs_writes_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "| mi_jax " in page
     assert "`import mi_jax` takes" in page
     assert page.count("| joint 2x256 | 4") == len(small)
-    assert re.search(r"joint 2x256, n = 1,024: (1, )?3 seeds \(", page)
+    assert re.search(r"joint 2x256, n = 1,024: (1, )?3 seeds \(from ", page)
     assert "0.50 of the time (0.50 to 0.50), and the same number to the last bit." in page
     assert "The folder holds 1.0 MiB." in page
     assert (tmp_path / "throughput.png").stat().st_size > 10_000
@@ -83,7 +83,7 @@ def test_it_runs_writes_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "ms a seed-step" not in capsys.readouterr().out
 
 
-def test_many_seeds_are_set_beside_four(tmp_path):
+def test_many_seeds_are_set_beside_four():
     cells = [ROW, ROW | {"config": ROW["config"] | {"seeds": 64}, "step_seconds": [0.8, 0.9, 1.6]}]
     page = "".join(throughput_figures._scaling([throughput_figures.timed(cell) for cell in cells]))
     # 50 ms / 4 = 12.5 and 900 / 64 = 14.06; the rounds' shares are 0.8, 0.64, 0.8 and 0.64, 0.569, 0.64.

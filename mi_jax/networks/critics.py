@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from mi_jax.networks.mlp import MLP, PAPER_HIDDEN, dense_layers, flatten_rows, kernel_init, through
 
-# From so many on a CPU's sum over all x_i, a leading axis, is slower than a product: at 256 rows ten times.
+# From about so many rows on, XLA's sum over all x_i, a leading axis, is slower on CPUs than a product of matrices.
 MANY_ROWS = 100
 
 
