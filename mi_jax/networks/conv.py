@@ -69,12 +69,13 @@ def image_gradient(
     def products(slope, kernel):
         n, rows, columns, features = slope.shape
         height, width = (side + 2 * PADDING for side in shape)
-        total = jnp.zeros((n, height, width, kernel.shape[2]), slope.dtype)
+        total = jnp.zeros((n, height, width, kernel.shape[2]), jnp.promote_types(slope.dtype, jnp.float32))
         for i, j in OFFSETS:
-            part = (slope.reshape(-1, features) @ kernel[i, j].T).reshape(n, rows, columns, -1)
+            part = jnp.matmul(slope.reshape(-1, features), kernel[i, j].T, preferred_element_type=total.dtype)
+            part = part.reshape(n, rows, columns, -1)
             edges = [(i, height - i - _span(rows), STRIDE - 1), (j, width - j - _span(columns), STRIDE - 1)]
             total += jax.lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-        return total[:, PADDING:-PADDING, PADDING:-PADDING]
+        return total[:, PADDING:-PADDING, PADDING:-PADDING].astype(slope.dtype)
 
     return jax.lax.platform_dependent(slope, kernel, cpu=products, default=native)
 
@@ -123,14 +124,17 @@ transposed.defvjp(_transposed_forward, _transposed_backward)
 
 
 class Conv(nn.Module):
-    """`convolve` with a kernel and a bias: `nn.Conv` of this size, with its parameters."""
+    """`convolve` with a kernel and a bias: `nn.Conv` of this size, with its parameters and its `dtype`."""
 
     features: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n hh ww features"]:
         kernel = self.param("kernel", kernel_init, (SIZE, SIZE, images.shape[-1], self.features))
-        return convolve(images, kernel) + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        return convolve(images, kernel) + bias
 
 
 class ConvTranspose(nn.Module):
@@ -144,8 +148,8 @@ class ConvTranspose(nn.Module):
         return transposed(z, kernel) + self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
 
-def _conv_layers(channels: Sequence[int]) -> list[Conv]:
-    return [Conv(features, name=f"Conv_{place}") for place, features in enumerate(channels)]
+def _conv_layers(channels: Sequence[int], dtype: Any) -> list[Conv]:
+    return [Conv(features, dtype, name=f"Conv_{place}") for place, features in enumerate(channels)]
 
 
 class ConvEncoder(nn.Module):
@@ -155,6 +159,8 @@ class ConvEncoder(nn.Module):
       features: size of the output, which is linear.
       channels: of the convolutions, each of stride 2; the paper's 64 and 128 by default.
       hidden: sizes of the dense layers before the last; the paper's one of 1,024.
+      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters, their gradients,
+        the last layer and the output stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -169,12 +175,13 @@ class ConvEncoder(nn.Module):
     features: int
     channels: Sequence[int] = PAPER_CHANNELS
     hidden: Sequence[int] = PAPER_DENSE
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Any) -> Float[Array, "n features"]:
-        first, *rest = _conv_layers(self.channels)
+        first, *rest = _conv_layers(self.channels, self.dtype)
         h = through(rest, first(as_images(images)))
-        return through(dense_layers((*self.hidden, self.features)), flatten_rows(h))
+        return through(dense_layers((*self.hidden, self.features), dtype=self.dtype), flatten_rows(h))
 
 
 class ConvDecoder(nn.Module):
@@ -220,9 +227,11 @@ class PairConv(nn.Module):
 
     Attributes:
       features: channels of the output.
+      dtype: type of the convolutions and the output; by default that of inputs and parameters.
     """
 
     features: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(
@@ -231,6 +240,7 @@ class PairConv(nn.Module):
         channels = x.shape[-1] + y.shape[-1]
         kernel = self.param("kernel", kernel_init, (SIZE, SIZE, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        x, y, kernel, bias = nn.dtypes.promote_dtype(x, y, kernel, bias, dtype=self.dtype)
         kernel_x, kernel_y = jnp.split(kernel, [x.shape[-1]], axis=2)
         return convolve(x, kernel_x), convolve(y, kernel_y) + bias
 
@@ -247,6 +257,8 @@ class JointConvCritic(Encoding):
     Attributes:
       channels: of the convolutions, each of 5 x 5 and stride 2; the paper's 64 and 128 by default.
       hidden: sizes of the dense layers before the last; the paper's one of 1,024.
+      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters, their gradients,
+        the last layer and the scores stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -261,12 +273,13 @@ class JointConvCritic(Encoding):
 
     channels: Sequence[int] = PAPER_CHANNELS
     hidden: Sequence[int] = PAPER_DENSE
+    dtype: Any = None
 
     def setup(self) -> None:
         first, *rest = self.channels
-        self.first = PairConv(first, name="PairConv_0")
-        self.convolutions = _conv_layers(rest)
-        self.dense = dense_layers((*self.hidden, 1))
+        self.first = PairConv(first, self.dtype, name="PairConv_0")
+        self.convolutions = _conv_layers(rest, self.dtype)
+        self.dense = dense_layers((*self.hidden, 1), dtype=self.dtype)
 
     def encode(self, x: Any, y: Any) -> tuple[Array, Array]:
         """The first convolution of x_i, and of y_j."""
@@ -292,6 +305,8 @@ class SeparableConvCritic(Separable):
       embed: dimension of the embeddings.
       channels: of the convolutions of g and of h,
       hidden: and sizes of their dense layers before the last, as in the paper's joint critic.
+      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters, their gradients,
+        embeddings and scores stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -307,7 +322,8 @@ class SeparableConvCritic(Separable):
     embed: int = 32
     channels: Sequence[int] = PAPER_CHANNELS
     hidden: Sequence[int] = PAPER_DENSE
+    dtype: Any = None
 
     def setup(self) -> None:
-        self.g = ConvEncoder(self.embed, self.channels, self.hidden)
-        self.h = ConvEncoder(self.embed, self.channels, self.hidden)
+        self.g = ConvEncoder(self.embed, self.channels, self.hidden, self.dtype)
+        self.h = ConvEncoder(self.embed, self.channels, self.hidden, self.dtype)

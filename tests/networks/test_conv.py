@@ -152,6 +152,35 @@ def test_a_joint_critics_first_layer_is_not_computed_for_every_pair():
 
 
 @pytest.mark.parametrize("name", CRITICS)
+def test_in_bfloat16_products_are_short_and_parameters_and_scores_are_not(name):
+    x, y = images(16, 12, 12), images(16, 12, 12, 2, seed=1)
+    full = CRITICS[name]
+    low = full.clone(dtype=jnp.bfloat16)
+    params = randomised(full.init(jax.random.key(1), x, y))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(low.init(jax.random.key(1), x, y)))
+    assert low.apply(params, x, y).dtype == jnp.float32
+    # Eight bits of a number, and four layers that round; in the products of embeddings the larger part may cancel.
+    method = {"joint": None, "separable": "encode"}[name]
+    rounded, exact = (jax.tree.leaves(critic.apply(params, x, y, method=method)) for critic in (low, full))
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.dtype == jnp.float32
+        assert 1e-5 < float(jnp.abs(one - other).max() / jnp.abs(other).max()) < 4 * 2.0**-8
+    slopes = [jax.jit(jax.grad(lambda p, one=one: (one.apply(p, x, y) ** 2).sum()))(params) for one in (low, full)]
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(slopes[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_array_less(np.linalg.norm(a - b), 0.15 * np.linalg.norm(b)), *slopes)
+
+
+def test_in_bfloat16_the_gradient_of_images_is_summed_in_float32():
+    """4 of the 25 offsets, or 6 or 9, meet in a pixel: 256 + 1 + 1 + … would stay 256."""
+    kernel = jnp.ones((5, 5, 1, 1)).at[4, 4].set(256.0)
+    slope = jnp.ones((1, 8, 8, 1))
+    low = conv.image_gradient(jnp.bfloat16(slope), jnp.bfloat16(kernel), (16, 16))
+    exact = conv.image_gradient(slope, kernel, (16, 16))
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(low, jnp.bfloat16(exact))
+
+
+@pytest.mark.parametrize("name", CRITICS)
 def test_lowers_for_every_platform(name):
     x = jax.ShapeDtypeStruct((4, 28, 28, 1), jnp.float32)
     params = jax.eval_shape(CRITICS[name].init, jax.random.key(0), x, x)
