@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -103,6 +104,24 @@ def test_memory_of_a_process_is_not_that_of_its_parent():
     code = "from benchmarks import machine; print(machine.peak_memory())"
     own = float(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout)
     assert 50 < own < 800 < ballast.nbytes / 2**20 <= machine.peak_memory()
+
+
+def test_the_cache_is_filled_before_it_is_measured(monkeypatch):
+    calls = []
+
+    def in_a_process(command):
+        *_, option, folder = ("--no", *command)
+        if option == "--compilation-cache":
+            Path(folder).mkdir(exist_ok=True)
+            (Path(folder) / "program").write_text("abc")
+        calls.append(option == "--compilation-cache")
+        return json.dumps({"seconds": {"compile": 9.0 - len(calls)}, "mi": 0.5})
+
+    monkeypatch.setattr(processes, "in_a_process", in_a_process)
+    found = processes.measure_cache(rounds=2, num_rows=10)
+    assert calls == [True, False, True, False, True]
+    assert [(run["without"]["compile"], run["with"]["compile"]) for run in found["runs"]] == [(7.0, 6.0), (5.0, 4.0)]
+    assert found["bytes"] == 3
 
 
 def test_the_output_folder_is_asked_for(capsys):

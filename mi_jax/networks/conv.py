@@ -159,8 +159,8 @@ class ConvEncoder(nn.Module):
       features: size of the output, which is linear.
       channels: of the convolutions, each of stride 2; the paper's 64 and 128 by default.
       hidden: sizes of the dense layers before the last; the paper's one of 1,024.
-      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters, their gradients,
-        the last layer and the output stay float32.
+      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters,
+        their gradients, the last layer and the output stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -257,8 +257,8 @@ class JointConvCritic(Encoding):
     Attributes:
       channels: of the convolutions, each of 5 x 5 and stride 2; the paper's 64 and 128 by default.
       hidden: sizes of the dense layers before the last; the paper's one of 1,024.
-      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters, their gradients,
-        the last layer and the scores stay float32.
+      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters,
+        their gradients, the last layer and the scores stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -305,8 +305,8 @@ class SeparableConvCritic(Separable):
       embed: dimension of the embeddings.
       channels: of the convolutions of g and of h,
       hidden: and sizes of their dense layers before the last, as in the paper's joint critic.
-      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters, their gradients,
-        embeddings and scores stay float32.
+      dtype: type of convolutions and hidden layers, such as `jnp.bfloat16`, as of `JointCritic`; parameters,
+        their gradients, embeddings and scores stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
