@@ -1,5 +1,10 @@
-"""Two virtual CPU devices for every test, so that what spreads over devices is tested wherever the tests run."""
+"""Two virtual CPU devices for every test, so that what spreads over devices is tested wherever the tests run.
 
+Compiling is most of the tests' time, and many tests make a program that an earlier one has made: compiled programs are kept on
+disk until the tests end. Processes that a test starts compile for themselves, so "the same bits" is tested of that too.
+"""
+
+import tempfile
 from pathlib import Path
 
 import chex
@@ -7,6 +12,10 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
+
+_programs = tempfile.TemporaryDirectory(prefix="mi_jax-programs-")
+jax.config.update("jax_compilation_cache_dir", _programs.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(autouse=True)
