@@ -1,7 +1,7 @@
 """Two virtual CPU devices for every test, so that what spreads over devices is tested wherever the tests run.
 
-Compiling is most of the tests' time, and many tests make a program that an earlier one has made: compiled programs are kept on
-disk until the tests end. Processes that a test starts compile for themselves, so "the same bits" is tested of that too.
+Compiling is most of the tests' time, and many tests make a program that an earlier one has made: programs are kept on disk
+until the tests end. Processes that a test starts compile for themselves, so "the same bits" is tested of that too.
 """
 
 import tempfile
