@@ -21,8 +21,8 @@ def log_normal(x):
 
 MODELS = {
     f"{critic} {name}": models.discriminative(CRITICS[critic], getattr(estimators, name)())
-    for critic in CRITICS
-    for name in ("infonce", "nwj", "mine", "smile")
+    for critic, names in {"separable": ("infonce", "nwj", "mine", "smile"), "joint": ("mine", "smile")}.items()
+    for name in names
 }
 MODELS |= {"gm": models.gm(), "ba": models.ba(log_normal, networks.ConditionalGaussian()), "doe": models.doe()}
 
