@@ -127,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = (
             "# bfloat16 in the hidden layers\n\n"
             f"Written by `python -m benchmarks.precision` on {machine.description()}. Gaussian task of {DIM} + {DIM}\n"
-            f"dimensions, n = {BATCH}; {runs}. Each seed is trained twice, on the same batches from the same start. Paired\n"
-            "differences; ± is a 95 % interval over the seeds; variance is that over batches, within a seed.\n\n"
+            f"dimensions, n = {BATCH}; {runs}.\n"
+            "Each seed is trained twice, on the same batches from the same start. Paired differences; ± is a 95 % interval\n"
+            "over the seeds; variance is that over batches, within a seed.\n\n"
             + tabulate([line(row) for row in kept], HEADER, tablefmt="github", disable_numparse=True)
             + "\n\nOn a CPU without products of bfloat16 the times say nothing of accelerators.\n"
         )

@@ -61,7 +61,11 @@ class Cell:
     @property
     def label(self) -> str:
         """Its name for people."""
-        return f"{self.critic}, n = {self.n}, {self.seeds} seeds, {self.devices} device{'s' * (self.devices == 'all')}"
+        seeds, devices = (
+            f"{self.seeds} seed{'s' * (self.seeds > 1)}",
+            f"{self.devices} device{'s' * (self.devices == 'all')}",
+        )
+        return f"{self.critic}, n = {self.n}, {seeds}, {devices}"
 
     def config(self) -> dict[str, Any]:
         """What decides its figures, besides the machine."""

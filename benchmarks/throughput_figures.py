@@ -49,8 +49,9 @@ def timed(row: Mapping[str, Any]) -> Timed:
 def told(row: Mapping[str, Any]) -> str:
     """A row in a line."""
     found, config = timed(row), row["config"]
+    number, devices = config["seeds"], config["device_count"]
     return (
-        f"{config['critic']}, n = {config['n']}, {config['seeds']} seeds, {config['device_count']} devices: "
+        f"{config['critic']}, n = {config['n']}, {number} seed{'s' * (number > 1)}, {devices} device{'s' * (devices > 1)}: "
         f"{found.milliseconds:.3g} ms a seed-step, {found.fraction:.0%} of the peak, plain / ours {found.gain:.2f}"
     )
 
