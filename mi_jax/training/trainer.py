@@ -139,8 +139,9 @@ def trainer(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Of a gradient whose square overflows Adam keeps infinity, and never moves again.
-        # As a product: the CPU's own sums would first write the squares to memory.
-        sums = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)] + [leaf.sum() for leaf in jax.tree.leaves(params)]
+        # Behind a barrier of their own: Adam squares them too, and squares for both would be written to memory first.
+        apart = jax.lax.optimization_barrier(grads)
+        sums = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(apart)] + [leaf.sum() for leaf in jax.tree.leaves(params)]
         goes_on = ~state.diverged & jnp.isfinite(jnp.array(sums)).all()
         # A frozen run never uses its optimiser's state again, the largest part, nor its keys: they are not chosen.
         params, model_state = jax.tree.map(
