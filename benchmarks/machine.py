@@ -5,12 +5,16 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# What a CPU's flags say of its vectors, the widest first.
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def use_all_cores() -> None:
@@ -58,9 +62,31 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def description() -> str:
-    """This machine and its versions, for a results page."""
-    device = jax.devices()[0]
-    return (
-        f"{jax.device_count()} x {device.device_kind} ({platform.machine()}, {os.cpu_count()} cores), jax {jax.__version__}"
-    )
+def processor() -> str:
+    """The CPU by its own name, and the widest vectors that it adds."""
+    found = platform.processor() or platform.machine()
+    about = Path("/proc/cpuinfo")
+    if about.exists():
+        lines = (line.split(":", 1) for line in about.read_text().splitlines() if ":" in line)
+        told = {name.strip(): value.strip() for name, value in lines}
+        found = told.get("model name", found)
+        flags = told.get("flags", "").split()
+        found += next((f", {name}" for flag, name in VECTORS.items() if flag in flags), "")
+    return found
+
+
+def description(*environments: Mapping[str, Any]) -> str:
+    """Machines and versions, for a results page: those of its rows' environments (`rows.environment`), or else this one."""
+
+    def told(found: Mapping[str, Any]) -> str:
+        cpu = f"{found.get('processor') or found['machine']}, {found['threads']} cores"
+        return f"{found['devices']} x {found['device_kind']} ({cpu}), jax {found['jax']}"
+
+    here = {
+        "devices": jax.device_count(),
+        "device_kind": jax.devices()[0].device_kind,
+        "processor": processor(),
+        "threads": os.cpu_count(),
+        "jax": jax.__version__,
+    }
+    return "; ".join(dict.fromkeys(map(told, environments or (here,))))

@@ -126,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = "; ".join(f"{number} seeds of {steps:,} steps, the last {last:,} read out" for number, steps, last in shapes)
         text = (
             "# bfloat16 in the hidden layers\n\n"
-            f"Written by `python -m benchmarks.precision` on {machine.description()}. Gaussian task of {DIM} + {DIM}\n"
-            f"dimensions, n = {BATCH}; {runs}.\n"
+            f"Written by `python -m benchmarks.precision` on {machine.description(*(row['environment'] for row in kept))}.\n"
+            f"Gaussian task of {DIM} + {DIM} dimensions, n = {BATCH}; {runs}.\n"
             "Each seed is trained twice, on the same batches from the same start. Paired differences; ± is a 95 % interval\n"
             "over the seeds; variance is that over batches, within a seed.\n\n"
             + tabulate([line(row) for row in kept], HEADER, tablefmt="github", disable_numparse=True)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from benchmarks import machine
 from mi_jax.training import seeds
 
 SCHEMA = 1
@@ -89,6 +90,7 @@ def environment() -> dict[str, Any]:
     """This machine, its devices, the versions and the commit."""
     return {
         **seeds.environment(),
+        "processor": machine.processor(),
         "devices": jax.device_count(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
