@@ -61,11 +61,8 @@ class Cell:
     @property
     def label(self) -> str:
         """Its name for people."""
-        seeds, devices = (
-            f"{self.seeds} seed{'s' * (self.seeds > 1)}",
-            f"{self.devices} device{'s' * (self.devices == 'all')}",
-        )
-        return f"{self.critic}, n = {self.n}, {seeds}, {devices}"
+        number = f"{self.seeds} seed{'s' * (self.seeds > 1)}"
+        return f"{self.critic}, n = {self.n}, {number}, {self.devices} device{'s' * (self.devices == 'all')}"
 
     def config(self) -> dict[str, Any]:
         """What decides its figures, besides the machine."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import machine, precision, processes, throughput, throughput_figures
+from benchmarks import machine, precision, processes, rows, throughput, throughput_figures
 from benchmarks.throughput import Cell
 
 ROW = {
@@ -91,6 +91,13 @@ def test_many_seeds_are_set_beside_four():
     assert "| joint 2x256 | 64" in page
     assert "| 1.12" in page
     assert "| 1.25" in page
+
+
+def test_a_page_names_the_machines_of_its_rows():
+    other = {"devices": 8, "device_kind": "TPU v4", "machine": "x86_64", "threads": 96, "jax": "0.10.1"}
+    told = machine.description(other, rows.environment(), other)
+    assert told == f"8 x TPU v4 (x86_64, 96 cores), jax 0.10.1; {machine.description()}"
+    assert machine.processor() in machine.description()
 
 
 def test_memory_of_a_process_is_its_peak(monkeypatch):
