@@ -92,6 +92,7 @@ def of(
       `Blocks`, which the bounds and estimators take in the place of a score matrix.
 
     Raises:
+      TypeError: if `pair` is no function, or `size` no integer.
       ValueError: if there are not as many rows of x as of y, at least 2, `size` is below 1, or `pair` does not give
         floating scores (k, n).
 
@@ -102,6 +103,10 @@ def of(
       >>> print(f"{mi_jax.infonce(scores):.4f}")
       1.2471
     """
+    if not callable(pair):
+        raise TypeError(f"pair must be a function of rows of x and of y, got {type(pair).__name__}")
+    if not hasattr(size, "__index__"):
+        raise TypeError(f"size must be an integer, got {type(size).__name__}")
     rows = {len(leaf) for leaf in jax.tree.leaves((x, y))}
     if len(rows) != 1 or min(rows) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {sorted(rows)}")

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -78,8 +79,12 @@ def commands(context: click.Context) -> None:
 
 def _keep_programs(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
     """Keep every compiled program, however small, in a folder, and take it from there."""
-    del context, parameter
     if folder is not None:
+        try:  # JAX would warn of each program, and go on without
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise click.BadParameter(f"cannot write to {str(folder)!r}: {error.strerror}", context, parameter) from None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

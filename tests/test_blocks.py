@@ -157,6 +157,18 @@ def test_bad_input(rows, size, message):
 
 
 @pytest.mark.parametrize(
+    ("pair", "size", "message"),
+    [
+        (jnp.ones((4, 4)), 2, "pair must be a function of rows of x and of y, got ArrayImpl"),
+        (lambda x, y: x @ y.T, 1.5, "size must be an integer, got float"),
+    ],
+)
+def test_bad_kinds(pair, size, message):
+    with pytest.raises(TypeError, match=message):
+        blocks.of(pair, jnp.ones((4, 2)), jnp.ones((4, 2)), size)
+
+
+@pytest.mark.parametrize(
     ("pair", "got"),
     [
         (lambda x, y: (x @ y.T)[:, :1], r"got float32 of \(2, 1\)"),

@@ -1,6 +1,7 @@
 import inspect
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +254,14 @@ def test_compiled_programs_are_kept_in_the_folder(tmp_path):
         kept.append({path.name for path in (tmp_path / "programs").iterdir() if path.name.endswith("-cache")})
     assert kept[0] == kept[1]
     assert any("lambda" in name for name in kept[0])
+
+
+@pytest.mark.parametrize("within", ["file", "file/below"])
+def test_a_folder_for_programs_that_cannot_be_is_refused(run, files, tmp_path, within):
+    (tmp_path / "file").touch()
+    found = run("estimate", "data.npz", "--compilation-cache", str(tmp_path / within))
+    assert found.exit_code == 2
+    assert re.search(r"Invalid value for '--compilation-cache': .*file", found.stderr)
 
 
 def test_every_option_has_a_help_line():
