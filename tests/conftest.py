@@ -1,11 +1,20 @@
-"""Two virtual CPU devices for every test, so that what spreads over devices is tested wherever the tests run.
+"""Two virtual CPU devices for every test, one folder of compiled programs a run, and the marker `slow`.
 
-Compiling is most of the tests' time, and many tests make a program that an earlier one has made: programs are kept on disk
-until the tests end. Processes that a test starts compile for themselves, so "the same bits" is tested of that too.
+Compiling takes most of the tests' time, and many tests need a program that an earlier test compiled. So all worker processes
+of a run share one folder of compiled programs, which is deleted at the end. Processes that a test starts do not use it: they
+compile for themselves, so "the same bits" is proved across compilations too. To keep the folder between runs, name it:
+`MI_JAX_TEST_PROGRAMS=DIR python -m pytest`.
 """
 
+import atexit
+import os
+import shutil
 import tempfile
 from pathlib import Path
+
+# LLVM's default level, 3, unrolls small random draws: (2, 16, 10) exponentials take 6 s to compile, and 0.3 s at level 2,
+# where training is as fast. XLA reads the variable before JAX starts; processes that a test starts inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=2")
 
 import chex
 import jax
@@ -13,9 +22,31 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 
-_programs = tempfile.TemporaryDirectory(prefix="mi_jax-programs-")
-jax.config.update("jax_compilation_cache_dir", _programs.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Doctests that train for more than a few seconds. Their modules have faster tests of the same functions.
+SLOW_DOCTESTS: set[str] = set()
+
+
+def _share_programs() -> None:
+    """Let JAX keep compiled programs in the folder of this run; the first process makes the folder and removes it."""
+    if "MI_JAX_TEST_PROGRAMS" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="mi_jax-programs-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["MI_JAX_TEST_PROGRAMS"] = folder
+    jax.config.update("jax_compilation_cache_dir", os.environ["MI_JAX_TEST_PROGRAMS"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # Without a limit JAX writes entries in place and takes no lock, and a worker may read half a program.
+    jax.config.update("jax_compilation_cache_max_size", 2**33)
+
+
+_share_programs()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the slow doctests, before `-m` selects."""
+    for item in items:
+        if item.name in SLOW_DOCTESTS:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +65,9 @@ def shared_data():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _fresh_programs():
-    """Each module drops its compiled programs: they take memory maps, and out of them (65,530) XLA's compiler crashes."""
+def _limit_memory_maps():
+    """Drop the compiled programs before their memory maps run out: at 65,530 of them XLA's compiler crashes."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()

@@ -5,8 +5,24 @@ import numpy as np
 import pytest
 
 from benchmarks import figures, gaussian, machine, paper, rows, steps, summary
+from mi_jax import estimators, models, networks
 
 TINY = gaussian.Cell(critic="separable", hidden=(16,), every=80, objective="logistic")
+# Networks and batches so small that compiling and training a cell takes a second or two.
+SMALL = [
+    *(gaussian.Cell(critic="separable", hidden=(8, 8), batch=16, objective=name) for name in ("infonce", "nwj")),
+    gaussian.Cell(critic=summary.FLOW, hidden=(4,), batch=16, objective="ba"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _devices_as_they_are(monkeypatch):
+    monkeypatch.setattr(machine, "use_all_cores", lambda: None)  # the tests have their devices already
+
+
+@pytest.fixture
+def small_preset(monkeypatch):
+    monkeypatch.setitem(gaussian.PRESETS, "quick", (SMALL, 2))
 
 
 def row(cell=TINY, seed=0, diverged=False, history=None):
@@ -118,29 +134,33 @@ def test_the_papers_table_is_complete_and_its_mse_is_no_sum():
 
 
 def run(tmp_path, *more):
-    gaussian.main(["--out", str(tmp_path), "--every", "80", "--seeds", "3", "--tasks", "gaussian", *more])
+    gaussian.main(["--out", str(tmp_path), "--every", "80", "--seeds", "2", "--tasks", "gaussian", *more])
 
 
-def test_the_command_runs_what_is_missing_and_draws(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "use_all_cores", lambda: None)  # the tests have their devices already
+def test_the_command_runs_what_is_missing_and_draws(tmp_path, capsys, small_preset):
     run(tmp_path, "--objectives", "infonce")
     first = capsys.readouterr().out
-    assert "3 runs to do, 0 rows on disk; predicted" in first
+    assert "2 runs to do, 0 rows on disk; predicted" in first
     written = sorted((tmp_path / "rows").iterdir())
-    assert len(written) == 3
+    assert len(written) == 2
     before = [path.read_bytes() for path in written]
 
-    run(tmp_path, "--objectives", "infonce", "nwj")
+    # Generative cells run beside critics, with figures and a table of their own.
+    run(tmp_path, "--objectives", "infonce", "ba")
     second = capsys.readouterr().out
-    assert "3 runs to do, 3 rows on disk" in second
-    assert "nwj" in second
+    assert "2 runs to do, 2 rows on disk" in second
+    assert "gaussian realnvp 1x4 ba" in second
     assert [path.read_bytes() for path in written] == before
 
-    for name in ("figure1-2x256.png", "figure7-separable-2x256.png", "table2.md"):
-        assert (tmp_path / name).stat().st_size > 1_000
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert {"figure1-2x8.png", "figure7-separable-2x8.png", "figure7-realnvp-1x4.png"} <= drawn
+    assert "figure1-1x4.png" not in drawn
     table = (tmp_path / "table2.md").read_text()
-    assert "Gaussian, separable critic, 2x256" in table
-    assert "3 of 3" in table
+    assert "## Gaussian, separable critic, 2x8" in table
+    assert "## Gaussian, RealNVP, 1x4" in table
+    assert "| BA (flow, p(x) known)" in table
+    assert "2 of 2" in table
+    assert table.count("| dρ²/n, n exact log ratios |") == 2
 
     content = json.loads(written[0].read_text())
     assert content["config"]["key"] == "fold_in(key(0), 0)"
@@ -149,13 +169,15 @@ def test_the_command_runs_what_is_missing_and_draws(tmp_path, capsys, monkeypatc
     assert content["compile_seconds"] > 0
     assert content["run_seconds"] > 0
 
+    (tmp_path / "table2.md").unlink()
     figures.main([str(tmp_path)])
-    assert "figure1-2x256.png" in capsys.readouterr().out
+    assert "figure1-2x8.png" in capsys.readouterr().out
+    assert (tmp_path / "table2.md").read_text() == table
 
 
-def test_the_quick_preset_tells_the_papers_story(tmp_path, monkeypatch):
-    """Must-show 1: at the last stage CPC is at or below log 64, and NWJ varies over 3 times as much as SMILE (τ = 1)."""
-    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+@pytest.mark.slow
+def test_the_quick_preset_tells_the_papers_story(tmp_path):
+    """At the last stage CPC is at or below log 64, and NWJ varies over 3 times as much as SMILE (τ = 1)."""
     cells = [cell for cell in gaussian.QUICK if cell.task == "gaussian" and cell.objective not in ("mine", "gm")]
     gaussian.run_missing(cells, 2, tmp_path)
     found = list(rows.read_all(tmp_path))
@@ -166,33 +188,22 @@ def test_the_quick_preset_tells_the_papers_story(tmp_path, monkeypatch):
     assert last["nwj"].variance[:, -1].mean() > 3 * last["smile_1"].variance[:, -1].mean()
 
 
-def test_generative_cells_run_beside_critics(tmp_path, capsys, monkeypatch):
-    """A Figure 1 for each depth of critics, the flows in each; figures and a table of their own for the flows."""
-    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
-    run(tmp_path, "--objectives", "infonce", "gm")
-    out = capsys.readouterr().out
-    assert "6 runs to do" in out
-    assert "gaussian realnvp 2x100 gm" in out
-    drawn = {path.name for path in tmp_path.iterdir()}
-    assert {"figure1-2x256.png", "figure7-separable-2x256.png", "figure7-realnvp-2x100.png"} <= drawn
-    assert "figure1-2x100.png" not in drawn
-    table = (tmp_path / "table2.md").read_text()
-    assert "## Gaussian, RealNVP, 2x100" in table
-    assert "| GM (flows)" in table
-    assert table.count("| dρ²/n, n exact log ratios |") == 2
-
-
 def test_the_floor_is_the_variance_of_a_mean_of_exact_log_ratios():
     floor = summary.protocol_of(gaussian.Cell().config(0)).floor()
     np.testing.assert_allclose(floor, [0.057, 0.103, 0.141, 0.172, 0.198], atol=5e-4)  # of STATISTICS.md, d = 20, n = 64
 
 
-@pytest.mark.parametrize("name", gaussian.GENERATIVE)
+@pytest.mark.parametrize("name", ["ba", "doe", pytest.param("gm", marks=pytest.mark.slow)])
 def test_every_generative_objective_starts_at_zero_and_is_named_after_itself(name):
     x, y = gaussian.TASKS["gaussian"](20, 2.0).sample(jax.random.key(0), 64)
     model = gaussian.GENERATIVE[name]((7, 7))
-    params = model.init(jax.random.key(1), x, y)
-    _, (_, nats) = model.loss(params, (), x, y)
+
+    @jax.jit
+    def start(key):
+        params = model.init(key, x, y)
+        return params, model.loss(params, (), x, y)
+
+    params, (_, (_, nats)) = start(jax.random.key(1))
     assert list(nats) == [name]
     assert nats[name] == pytest.approx(0.0, abs=1e-4)
     assert {leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim == 2} >= {7}
@@ -209,7 +220,9 @@ def test_the_paper_preset_holds_everything_on_both_tasks():
 
 
 def test_steps_side_by_side_are_ratios_of_the_second_over_the_first(tmp_path, monkeypatch):
-    slow, fast = gaussian.GENERATIVE["gm"]((200, 200)), gaussian.GENERATIVE["ba"]((8,))
+    slow, fast = (
+        models.discriminative(networks.SeparableCritic(hidden=(width,)), estimators.infonce()) for width in (4_096, 2)
+    )
     compared = {"A heading": [steps.on_gaussian(4, ("fast", fast), ("slow", slow))]}
     monkeypatch.setattr(steps, "comparisons", lambda: compared)
     steps.main(["--out", str(tmp_path), "--rounds", "3", "--steps", "3"])
@@ -226,8 +239,7 @@ def test_the_products_of_a_step_are_counted():
     assert ba == 3 * 2 * 64 * 5 * ((kept + context) * 100 + 100 * 100 + 100 * 2 * moved)
 
 
-def test_cells_over_the_limit_are_skipped_and_listed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+def test_cells_over_the_limit_are_skipped_and_listed(tmp_path, capsys):
     rows.write(tmp_path / "rows", row(gaussian.Cell(critic="separable", every=80)))
     run(tmp_path, "--limit", "1e-6", "--objectives", "infonce")
     out = capsys.readouterr().out
@@ -235,8 +247,7 @@ def test_cells_over_the_limit_are_skipped_and_listed(tmp_path, capsys, monkeypat
     assert "skipped, over the limit: gaussian separable 2x256 infonce, predicted" in out
 
 
-def test_rows_of_another_machine_are_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+def test_rows_of_another_machine_are_told(tmp_path, capsys):
     rows.write(tmp_path / "rows", row(gaussian.Cell(critic="separable", every=80)))
     run(tmp_path, "--limit", "1e-6")
     assert "warning: 1 of 1 rows on disk come from another machine or version" in capsys.readouterr().err
@@ -263,8 +274,7 @@ def stopped(call, capsys):
         (["--critics", "joint"], "no cell of preset quick is selected; it has gaussian separable 2x256 infonce"),
     ],
 )
-def test_bad_options(options, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
+def test_bad_options(options, message, tmp_path, capsys):
     code, line = stopped(lambda: gaussian.main(options and [*options, "--out", str(tmp_path)]), capsys)
     assert code == 2
     assert "error:" in line
@@ -272,7 +282,6 @@ def test_bad_options(options, message, tmp_path, capsys, monkeypatch):
 
 
 def test_bad_folders_are_told_before_anything_is_trained(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
     monkeypatch.setattr(gaussian, "_run_cell", lambda *_: pytest.fail("it trained"))
     (tmp_path / "file").write_text("")
     assert stopped(lambda: run(tmp_path / "file"), capsys)[0] == 2
@@ -287,7 +296,6 @@ def test_bad_folders_are_told_before_anything_is_trained(tmp_path, capsys, monke
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "use_all_cores", lambda: None)
 
     def interrupted(*_):
         raise KeyboardInterrupt

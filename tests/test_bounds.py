@@ -7,86 +7,105 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from mi_jax import bounds, projections, tasks
 from tests import reference
 
-# name -> the library's function of a score matrix, and the float64 reference
-CASES = {
-    "infonce": (bounds.infonce, reference.infonce),
-    "dv": (bounds.dv, reference.dv),
-    "nwj": (bounds.nwj, reference.nwj),
-    "tuba": (
-        lambda s: bounds.tuba(s, jnp.asarray(reference.baseline(len(s)), jnp.float32)),
-        lambda s: reference.tuba(s, reference.baseline(len(s)).astype(np.float32).astype(np.float64)),
-    ),
-    "logistic_objective": (bounds.logistic_objective, reference.logistic_objective),
+# A bound of scores and of what a study sweeps (tau, alpha), so that all values of it are one program.
+BOUNDS = {
+    "infonce": lambda s, _: bounds.infonce(s),
+    "dv": lambda s, _: bounds.dv(s),
+    "nwj": lambda s, _: bounds.nwj(s),
+    "logistic_objective": lambda s, _: bounds.logistic_objective(s),
+    "tuba": lambda s, _: bounds.tuba(s, log_baseline(len(s))),
+    "smile": bounds.smile,
+    "interpolated": lambda s, alpha: bounds.interpolated(s, log_baseline(len(s)), alpha),
 }
-for _tau in (0.0, 1.0, 5.0, 10.0, np.inf):
-    CASES[f"smile-{_tau:g}"] = (
-        functools.partial(bounds.smile, tau=_tau),
-        functools.partial(reference.smile, tau=_tau),
-    )
-for _alpha in (0.0, 0.01, 0.5, 1.0):
-    CASES[f"interpolated-{_alpha:g}"] = (
-        lambda s, alpha=_alpha: bounds.interpolated(s, jnp.asarray(reference.baseline(len(s)), jnp.float32), alpha),
-        lambda s, alpha=_alpha: reference.interpolated(
-            s, reference.baseline(len(s)).astype(np.float32).astype(np.float64), alpha
-        ),
-    )
+FORMULAS = {
+    "infonce": lambda s, _: reference.infonce(s),
+    "dv": lambda s, _: reference.dv(s),
+    "nwj": lambda s, _: reference.nwj(s),
+    "logistic_objective": lambda s, _: reference.logistic_objective(s),
+    "tuba": lambda s, _: reference.tuba(s, np.float64(log_baseline(len(s)))),
+    "smile": reference.smile,
+    "interpolated": lambda s, alpha: reference.interpolated(s, np.float64(log_baseline(len(s))), alpha),
+}
+VALUES = {"smile": (0.0, 1.0, 5.0, 10.0, np.inf), "interpolated": (0.0, 0.01, 0.5, 1.0)}
+CASES = {f"{name}-{value:g}": (name, value) for name in BOUNDS for value in VALUES.get(name, (0.0,))}
 MATRICES = dict(reference.matrices())
-FINITE = ["infonce", "dv", "smile-0", "smile-5", "smile-inf", "logistic_objective", "interpolated-0.5", "interpolated-1"]
-UNBOUNDED = ["nwj", "tuba", "interpolated-0"]
+UNBOUNDED = ("nwj-0", "tuba-0", "interpolated-0", "interpolated-0.01")
 
 case = pytest.mark.parametrize("name", CASES)
 matrix = pytest.mark.parametrize("kind", MATRICES)
 
 
+def log_baseline(n):
+    return np.float32(reference.baseline(n))
+
+
+@functools.cache
+def value_and_gradient(name):
+    """One program for each shape of the scores."""
+    return jax.jit(jax.value_and_grad(BOUNDS[name]))
+
+
+def gradient_cases():
+    """The float64 formula of the interpolated bound takes seconds for the differences of 64 rows."""
+    for kind in MATRICES:
+        for name in CASES:
+            slow = kind.endswith("64") and name.startswith("interpolated")
+            yield pytest.param(kind, name, marks=[pytest.mark.slow] if slow else [])
+
+
 @case
 @matrix
 def test_value_is_that_of_the_float64_formula(name, kind):
-    bound, formula = CASES[name]
+    name, value = CASES[name]
     scores = MATRICES[kind]
-    expected = formula(scores)
-    assert abs(float(bound(jnp.float32(scores))) - expected) <= reference.tolerance(expected, scores)
+    expected = FORMULAS[name](scores, value)
+    found, _ = value_and_gradient(name)(np.float32(scores), value)
+    assert abs(float(found) - expected) <= reference.tolerance(expected, scores)
 
 
-@case
-@matrix
+@pytest.mark.parametrize(("kind", "name"), [*gradient_cases()])
 def test_gradient_is_that_of_float64_finite_differences(name, kind):
-    bound, formula = CASES[name]
+    name, value = CASES[name]
     scores = MATRICES[kind]
+    formula = FORMULAS[name]
     n = len(scores)
     entries = [(i, j) for i in range(n) for j in range(n)]
     if n == 64:  # a sample, with the diagonal in it
         rng = np.random.default_rng(0)
         entries = [(0, 0), (63, 63), *((int(i), int(j)) for i, j in rng.integers(0, n, (6, 2)))]
-    expected = reference.finite_differences(formula, scores, entries)
-    gradient = np.asarray(jax.grad(bound)(jnp.float32(scores)))
+    expected = reference.finite_differences(lambda s: formula(s, value), scores, entries)
+    gradient = np.asarray(value_and_gradient(name)(np.float32(scores), value)[1])
     actual = np.array([gradient[entry] for entry in entries])
     # Central differences of a value v in float64 carry a rounding error of about 1e-16 |v| / 1e-5.
-    assert np.all(np.abs(actual - expected) <= 1e-4 * (1 + np.abs(expected)) + 1e-10 * abs(formula(scores)))
+    assert np.all(np.abs(actual - expected) <= 1e-4 * (1 + np.abs(expected)) + 1e-10 * abs(formula(scores, value)))
 
 
-@case
+@pytest.mark.parametrize("name", BOUNDS)
 def test_batched_by_vmap(name):
-    bound, _ = CASES[name]
-    batch = jax.random.normal(jax.random.key(0), (3, 5, 5))
-    np.testing.assert_allclose(jax.vmap(bound)(batch), [bound(scores) for scores in batch], rtol=1e-5, atol=1e-6)
+    value = VALUES.get(name, (0.0,))[-1]
+    batch = np.float32(np.random.default_rng(0).standard_normal((3, 5, 5)))
+    expected = [value_and_gradient(name)(scores, value)[0] for scores in batch]
+    np.testing.assert_allclose(jax.vmap(BOUNDS[name], (0, None))(batch, value), expected, rtol=1e-5, atol=1e-6)
 
 
 class WithAndWithoutJit(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_same_inside_and_outside_a_jitted_step(self):
         scores = MATRICES["diagonal-heavy-5"]
-        for name, (bound, formula) in CASES.items():
-            expected = formula(scores)
-            value = self.variant(bound)(jnp.float32(scores))
-            assert abs(float(value) - expected) <= reference.tolerance(expected, scores), name
+        for name, bound in BOUNDS.items():
+            value = VALUES.get(name, (0.0,))[-2:][0]
+            expected = FORMULAS[name](scores, value)
+            found = self.variant(bound)(jnp.float32(scores), value)
+            assert abs(float(found) - expected) <= reference.tolerance(expected, scores), name
 
 
 def test_a_sweep_of_tau_and_of_alpha_compiles_once():
-    scores = jax.random.normal(jax.random.key(0), (5, 5))
+    scores = jnp.float32(MATRICES["random-5"])
 
     @jax.jit
     @chex.assert_max_traces(n=1)
@@ -99,20 +118,31 @@ def test_a_sweep_of_tau_and_of_alpha_compiles_once():
         np.testing.assert_allclose(interpolated, bounds.interpolated(scores, jnp.zeros(5), value), rtol=1e-6)
 
 
-@matrix
-@pytest.mark.parametrize("alpha", [None, 0.0, 0.01, 0.5, 1.0, 0, 1])  # None is TUBA; the ends are written as integers too
+@functools.cache
+def gradient_in_the_baseline(bound):
+    """One program for each shape, and for alpha as a float and as an integer."""
+    return jax.jit(jax.grad(bound, argnums=1))
+
+
+def baseline_cases():
+    for kind in MATRICES:
+        for alpha in (None, 0.0, 0.01, 0.5, 1.0, 0, 1):  # None is TUBA; the ends are written as integers too
+            slow = alpha is not None and kind.endswith("64")
+            yield pytest.param(kind, alpha, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("kind", "alpha"), [*baseline_cases()])
 def test_gradient_in_the_baseline(kind, alpha):
     scores = MATRICES[kind]
     n = len(scores)
     a = reference.baseline(n) + np.diag(scores) / 2
     if alpha is None:
-        bound, formula = bounds.tuba, reference.tuba
+        bound, formula, given = bounds.tuba, reference.tuba, ()
     else:
-        bound = functools.partial(bounds.interpolated, alpha=alpha)
-        formula = functools.partial(reference.interpolated, alpha=alpha)
+        bound, formula, given = bounds.interpolated, functools.partial(reference.interpolated, alpha=alpha), (alpha,)
     entries = [(0, 0), (0, n - 1)]
     expected = reference.finite_differences(lambda row: formula(scores, row[0]), a[None], entries)
-    gradient = np.asarray(jax.grad(bound, argnums=1)(jnp.float32(scores), jnp.float32(a)))[[0, n - 1]]
+    gradient = np.asarray(gradient_in_the_baseline(bound)(np.float32(scores), np.float32(a), *given))[[0, n - 1]]
     assert np.all(np.abs(gradient - expected) <= 1e-4 * (1 + np.abs(expected)) + 1e-10 * abs(formula(scores, a)))
 
 
@@ -123,7 +153,10 @@ def test_gradient_in_tau():
         assert jax.grad(bounds.smile, argnums=1)(jnp.float32(scores), tau) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [1, np.uint8(1), np.int32(1), jnp.array(1), np.float64(1.0)])
+@pytest.mark.parametrize(
+    "number",
+    [1, np.uint8(1), *(pytest.param(one, marks=pytest.mark.slow) for one in (np.int32(1), jnp.array(1), np.float64(1.0)))],
+)
 def test_integers_are_numbers_too(number):
     scores, a = jnp.float32(3 * MATRICES["random-5"]), jnp.zeros(5)
     assert bounds.smile(scores, number) == bounds.smile(scores, 1.0)
@@ -133,12 +166,12 @@ def test_integers_are_numbers_too(number):
 
 # Invariances
 
-random_scores = st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([2, 3, 5, 8]), st.sampled_from([0.1, 1.0, 8.0]))
+random_scores = st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([2, 5]), st.sampled_from([0.1, 1.0, 8.0]))
 
 
 def draw(spec):
     seed, n, scale = spec
-    return jnp.float32(scale * np.random.default_rng(seed).standard_normal((n, n)))
+    return np.float32(scale * np.random.default_rng(seed).standard_normal((n, n)))
 
 
 def allowed(value, scores):
@@ -156,7 +189,7 @@ def test_smile_at_infinity_is_dv(spec):
 @settings(deadline=None, max_examples=40)
 def test_dv_is_unchanged_by_a_constant_and_nwj_is_not(spec, constant):
     scores = draw(spec)
-    shifted = scores + jnp.float32(constant)
+    shifted = scores + np.float32(constant)
     value = bounds.dv(scores)
     assert abs(bounds.dv(shifted) - value) <= allowed(value, shifted)
     # NWJ is dv at its best constant, and below it elsewhere.
@@ -169,7 +202,7 @@ def test_ceilings(spec):
     scores = draw(spec)
     n = len(scores)
     assert bounds.infonce(scores) <= np.log(n) + allowed(np.log(n), scores)
-    assert bounds.interpolated(scores, jnp.zeros(n), 1.0) <= np.log(n - 1) + allowed(np.log(n), scores)
+    assert bounds.interpolated(scores, np.zeros(n, np.float32), 1.0) <= np.log(n - 1) + allowed(np.log(n), scores)
     assert bounds.logistic_objective(scores) <= 0
 
 
@@ -177,7 +210,8 @@ def test_ceilings(spec):
 @given(spec=random_scores)
 @settings(deadline=None, max_examples=15)
 def test_unchanged_by_permuting_the_pairs(name, spec):
-    bound, _ = CASES[name]
+    name, given_value = CASES[name]
+    bound = lambda s: value_and_gradient(name)(s, given_value)[0]  # noqa: E731
     scores = draw(spec)
     order = np.random.default_rng(spec[0]).permutation(len(scores))
     value = bound(scores)
@@ -188,14 +222,14 @@ def test_unchanged_by_permuting_the_pairs(name, spec):
 @settings(deadline=None, max_examples=40)
 def test_unchanged_by_permuting_the_pairs_with_their_baseline(spec):
     scores = draw(spec)
-    a = jnp.linspace(-1.0, 1.0, len(scores))
+    a = np.linspace(-1.0, 1.0, len(scores), dtype=np.float32)
     order = np.random.default_rng(spec[0]).permutation(len(scores))
     for bound in (bounds.tuba, functools.partial(bounds.interpolated, alpha=0.3)):
         value = bound(scores, a)
         assert abs(bound(scores[order][:, order], a[order]) - value) <= allowed(value, scores)
 
 
-@pytest.mark.parametrize("n", [2, 5, 64])
+@pytest.mark.parametrize("n", [2, 5, pytest.param(64, marks=pytest.mark.slow)])
 def test_independent_scores_give_zero(n):
     scores = jnp.zeros((n, n))
     zero = jnp.zeros(n)
@@ -217,13 +251,13 @@ def test_independent_scores_give_zero(n):
 def test_identities_between_the_bounds(spec):
     scores = draw(spec)
     n = len(scores)
-    a = jnp.linspace(-1.0, 1.0, n)
+    a = np.linspace(-1.0, 1.0, n, dtype=np.float32)
     tuba = bounds.tuba(scores, a)
     assert abs(bounds.nwj(scores - a[:, None] + 1) - tuba) <= allowed(tuba, scores)
     assert abs(bounds.interpolated(scores, a, 0.0) - tuba) <= allowed(tuba, scores)
     # alpha = 1 is InfoNCE on the n - 1 columns that each left-out negative leaves.
     left_out = [
-        scores[i, i] - jax.nn.logsumexp(jnp.delete(scores[i], j)) + np.log(n - 1)
+        scores[i, i] - special.logsumexp(np.float64(np.delete(scores[i], j))) + np.log(n - 1)
         for i in range(n)
         for j in range(n)
         if j != i
@@ -233,43 +267,52 @@ def test_identities_between_the_bounds(spec):
 
 
 def test_projections_are_the_bounds_before_the_mean():
-    scores = jax.random.normal(jax.random.key(0), (5, 5))
+    scores = np.float32(MATRICES["random-5"])
     for bound, projection in (
         (bounds.infonce, projections.infonce),
         (bounds.dv, projections.dv),
         (bounds.smile, projections.smile),
     ):
-        np.testing.assert_allclose(bound(scores), jnp.diagonal(projection(scores)).mean(), rtol=1e-6)
+        np.testing.assert_allclose(bound(scores), np.diagonal(projection(scores)).mean(), rtol=1e-6)
 
 
 # Extremes
 
 
-def extreme_matrices():
-    normal = jax.random.normal(jax.random.key(0), (5, 5))
-    yield 1e4 * normal / jnp.abs(normal).max()
-    for n in (2, 3, 64):
-        yield 1e4 * jnp.eye(n)
-        yield -1e4 * jnp.eye(n)
-        yield jnp.full((n, n), 1e4)
-        yield jnp.full((n, n), -1e4)
-        yield 1e4 * (1 - 2 * jnp.eye(n))
+def extreme_matrices(n):
+    """(6, n, n): the scores of 6 batches."""
+    normal, ones = np.random.default_rng(0).standard_normal((n, n)), np.ones((n, n))
+    kinds = normal / np.abs(normal).max(), np.eye(n), -np.eye(n), ones, -ones, 1 - 2 * np.eye(n)
+    return 1e4 * np.float32(kinds)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("name", FINITE + UNBOUNDED)
-def test_scores_of_ten_thousand(name, dtype):
-    bound, _ = CASES[name]
-    for scores in extreme_matrices():
-        value, gradient = jax.value_and_grad(bound)(scores.astype(dtype))
-        assert value.dtype == jnp.float32
-        assert gradient.dtype == dtype
-        assert not jnp.isnan(value)
-        assert not jnp.isnan(gradient).any()
-        assert value < jnp.inf
-        if name in FINITE:
-            assert jnp.isfinite(value)
-            assert jnp.isfinite(gradient).all()
+def extreme_cases():
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        for n in (2, 3, 5, 64):
+            slow = n in (3, 64) or (n == 2 and dtype != jnp.float32)
+            yield pytest.param(dtype, n, marks=[pytest.mark.slow] if slow else [])
+
+
+@functools.cache
+def values_and_gradients(name):
+    """Of a batch of score matrices; one program for each shape and dtype."""
+    return jax.jit(jax.vmap(jax.value_and_grad(BOUNDS[name]), (0, None)))
+
+
+@pytest.mark.parametrize(("dtype", "n"), [*extreme_cases()])
+@case
+def test_scores_of_ten_thousand(name, dtype, n):
+    bound, given_value = CASES[name]
+    values, gradients = values_and_gradients(bound)(extreme_matrices(n).astype(dtype), given_value)
+    assert values.dtype == jnp.float32
+    assert gradients.dtype == dtype
+    values, gradients = np.asarray(values), np.float32(gradients)
+    assert not np.isnan(values).any()
+    assert not np.isnan(gradients).any()
+    assert (values < np.inf).all()
+    if name not in UNBOUNDED:
+        assert np.isfinite(values).all()
+        assert np.isfinite(gradients).all()
 
 
 def test_half_precision_scores_are_reduced_in_float32():
@@ -293,7 +336,7 @@ def test_derivative_in_alpha_at_the_ends(alpha):
 # Bad input
 
 
-@pytest.mark.parametrize("name", ["infonce", "dv", "nwj", "tuba", "logistic_objective", "smile-5", "interpolated-0.5"])
+@pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
@@ -309,10 +352,10 @@ def test_derivative_in_alpha_at_the_ends(alpha):
 )
 def test_bad_scores(name, scores, message):
     direct = {
-        "tuba": lambda s: bounds.tuba(s, jnp.zeros(3)),
-        "interpolated-0.5": lambda s: bounds.interpolated(s, jnp.zeros(3), 0.5),
+        "tuba": lambda s: bounds.tuba(s, np.zeros(3)),
+        "interpolated": lambda s: bounds.interpolated(s, np.zeros(3), 0.5),
     }
-    bound = direct.get(name, CASES[name][0])
+    bound = direct.get(name, lambda s: BOUNDS[name](s, 5.0))
     with pytest.raises(ValueError, match=message):
         bound(scores)
     with pytest.raises(ValueError, match=message):
@@ -365,12 +408,12 @@ def test_bad_baseline(bound):
 # The exact log ratio of the Gaussian task: must-show 3
 
 
-MI, DIM, N, BATCHES = 2.0, 20, 64, 10_000
+MI, DIM, N, BATCHES = 2.0, 20, 64, 1_500
 
 
 @functools.cache
 def at_the_exact_ratio():
-    """NWJ at log r* + 1, NWJ at log r* and InfoNCE, on 10,000 batches of 64."""
+    """NWJ at log r* + 1, NWJ at log r* and InfoNCE, on 1,500 batches of 64."""
     task = tasks.gaussian(DIM, MI)
 
     def one(key):
@@ -388,7 +431,7 @@ def test_nwj_at_the_exact_ratio_has_the_mean_and_variance_of_its_law():
     variance = DIM * square / N + ((1 - square) ** -DIM + (1 - square**2) ** -DIM - 2) / (N * (N - 1))
     assert abs(values.mean() - MI) <= 4 * np.sqrt(variance / BATCHES)
     # The standard error of the sample variance, from the sample's own fourth moment. That of r* is infinite at this MI, but
-    # nothing of its tail shows in 10,000 batches of 64, and r* makes up a fifth of the variance.
+    # nothing of its tail shows in 1,500 batches of 64, and r* makes up a fifth of the variance.
     deviations = (values - values.mean()) ** 2
     assert abs(values.var() - variance) <= 4 * deviations.std() / np.sqrt(BATCHES)
 
@@ -404,7 +447,7 @@ def test_infonce_at_the_exact_ratio_agrees_with_a_float64_monte_carlo():
     square = -np.expm1(-2 * MI / DIM)
     rho = np.sqrt(square)
     other = []
-    for _ in range(2_000):
+    for _ in range(500):
         x = rng.standard_normal((N, DIM))
         y = rho * x + np.sqrt(1 - square) * rng.standard_normal((N, DIM))
         # The terms in x alone cancel between numerator and denominator of Eq. 5.
@@ -413,4 +456,4 @@ def test_infonce_at_the_exact_ratio_agrees_with_a_float64_monte_carlo():
         other.append(np.mean(np.diag(scores) - np.log(np.exp(scores).mean(axis=1))))
     error = np.sqrt(values.var() / BATCHES + np.var(other) / len(other))
     assert abs(values.mean() - np.mean(other)) <= 4 * error
-    assert error < 0.01
+    assert error < 0.02

@@ -10,37 +10,45 @@ from mi_jax import bounds, estimators, models, networks, projections, tasks, tra
 from mi_jax.training import seeds
 
 KEYS = jax.random.split(jax.random.key(0), 5)
-CRITICS = {"joint": networks.JointCritic(), "separable": networks.SeparableCritic()}
-
-every_critic = pytest.mark.parametrize("critic", CRITICS)
 
 
 def log_normal(x):
     return jax.scipy.stats.norm.logpdf(x).sum(axis=1)
 
 
-MODELS = {
-    f"{critic} {name}": models.discriminative(CRITICS[critic], getattr(estimators, name)())
-    for critic, names in {"separable": ("infonce", "nwj", "mine", "smile"), "joint": ("mine", "smile")}.items()
-    for name in names
-}
-MODELS |= {"gm": models.gm(), "ba": models.ba(log_normal, networks.ConditionalGaussian()), "doe": models.doe()}
+def make_models(*hidden, layers):
+    """Every kind of model, with networks of these hidden layers, and flows of so many coupling layers."""
+    critics = {"joint": networks.JointCritic(hidden=hidden), "separable": networks.SeparableCritic(hidden=hidden)}
+    flow = networks.RealNVP(layers, hidden)
+    return {
+        f"{critic} {name}": models.discriminative(critics[critic], getattr(estimators, name)())
+        for critic, names in {"separable": ("infonce", "nwj", "mine", "smile"), "joint": ("mine", "smile")}.items()
+        for name in names
+    } | {
+        "gm": models.gm(networks.JointRealNVP(layers, hidden), flow, flow),
+        "ba": models.ba(log_normal, networks.ConditionalGaussian(hidden=hidden)),
+        "doe": models.doe(flow, flow),
+    }
 
 
-def recipe(model):
-    return training.trainer(model, lambda key, step: tasks.gaussian(4, 1.0).sample(key, 64))
+PAPERS = make_models(256, 256, layers=5)
+SMALL = make_models(16, layers=1)
+# One model that holds state, one whose scores are pairs of rows, and one without scores.
+DISTINCT = ("separable mine", "joint smile", "ba")
+
+
+def trainer(model, batch_size=64):
+    return training.trainer(model, lambda key, step: tasks.gaussian(4, 1.0).sample(key, batch_size))
 
 
 def test_there_are_two_devices():
     assert jax.device_count() == 2
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_seed_has_the_same_bits_alone_and_among_five_on_two_devices(name):
-    r = recipe(MODELS[name])
-    together = training.fit(r, KEYS, steps=60, chunk=20, mapped="map")
-    alone = seeds.compile_training(r, seeds.layout(1, jax.devices()[:1], "map"), steps=60, chunk=60)
-    short = seeds.compile_training(r, seeds.layout(2, mapped="map"), steps=60, chunk=2)
+def assert_same_bits_alone_and_among_five(trainer, steps):
+    together = training.fit(trainer, KEYS, steps=steps, chunk=steps // 3, mapped="map")
+    alone = seeds.compile_training(trainer, seeds.layout(1, jax.devices()[:1], "map"), steps=steps, chunk=steps)
+    short = seeds.compile_training(trainer, seeds.layout(2, mapped="map"), steps=steps, chunk=2)
     for program, chosen in ((alone, [0]), (alone, [3]), (alone, [4]), (short, [1, 2])):
         apart = seeds.run(program, KEYS[jnp.array(chosen)])
         for ours, theirs in zip(jax.tree.leaves(together.states.params), jax.tree.leaves(apart.states.params), strict=True):
@@ -49,29 +57,53 @@ def test_a_seed_has_the_same_bits_alone_and_among_five_on_two_devices(name):
             np.testing.assert_array_equal(together.history[name][chosen], history)
 
 
-@pytest.mark.parametrize("name", ["joint smile", "separable smile", "gm"])
-@pytest.mark.parametrize("mapped", ["map", "vmap"])
-def test_seeds_do_not_communicate(name, mapped):
-    program = seeds.compile_training(recipe(MODELS[name]), seeds.layout(5, mapped=mapped), steps=3)
+@pytest.mark.parametrize("name", DISTINCT)
+def test_a_seed_has_the_same_bits_alone_and_among_five_on_two_devices(name):
+    assert_same_bits_alone_and_among_five(trainer(SMALL[name], batch_size=16), steps=12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_seed_of_the_papers_size_has_the_same_bits_alone_and_among_five_on_two_devices(name):
+    assert_same_bits_alone_and_among_five(trainer(PAPERS[name]), steps=60)
+
+
+def assert_no_collectives(model, mapped):
+    program = seeds.compile_training(trainer(model), seeds.layout(5, mapped=mapped), steps=3)
     assert len(program.layout.devices) == 2
     for compiled in (program.init, *program.chunks):
         text = compiled.as_text()
         assert not any(word in text for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
 
 
-@every_critic
-def test_under_vmap_the_first_step_is_the_same_to_1e_5(critic):
-    model = models.discriminative(CRITICS[critic], estimators.smile())
+@pytest.mark.parametrize("mapped", ["map", "vmap"])
+def test_seeds_do_not_communicate(mapped):
+    assert_no_collectives(SMALL["joint smile"], mapped)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["joint smile", "separable smile", "gm"])
+@pytest.mark.parametrize("mapped", ["map", "vmap"])
+def test_seeds_of_the_papers_size_do_not_communicate(name, mapped):
+    assert_no_collectives(PAPERS[name], mapped)
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("papers", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["joint smile", "separable smile"])
+def test_under_vmap_the_first_step_is_the_same_to_1e_5(name, size):
+    model = {"small": SMALL, "papers": PAPERS}[size][name]
     batches = [tasks.gaussian(4, 1.0).sample(key, 64) for key in KEYS]
-    params = [model.init(key, *batch) for key, batch in zip(KEYS, batches, strict=True)]
+    init = jax.jit(model.init)
+    params = [init(key, *batch) for key, batch in zip(KEYS, batches, strict=True)]
     value_and_grad = jax.value_and_grad(model.loss, has_aux=True)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params), *map(jnp.stack, zip(*batches, strict=True))
-    (losses, _), gradients = jax.vmap(lambda p, x, y: value_and_grad(p, (), x, y))(*stacked)
-    for place, (own, batch) in enumerate(zip(params, batches, strict=True)):
-        (loss, _), gradient = value_and_grad(own, (), *batch)
-        np.testing.assert_allclose(losses[place], loss, rtol=1e-5)
+    (losses, _), gradients = jax.jit(jax.vmap(lambda p, x, y: value_and_grad(p, (), x, y)))(*stacked)
+    alone = jax.jit(lambda p, x, y: value_and_grad(p, (), x, y))
+    for seed, (own, batch) in enumerate(zip(params, batches, strict=True)):
+        (loss, _), gradient = alone(own, *batch)
+        np.testing.assert_allclose(losses[seed], loss, rtol=1e-5)
         for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(gradient), strict=True):
-            np.testing.assert_allclose(ours[place], theirs, rtol=1e-5, atol=1e-5 * float(jnp.abs(theirs).max()))
+            np.testing.assert_allclose(ours[seed], theirs, rtol=1e-5, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
 PLATFORMS = ["cpu", "cuda", "tpu"]
@@ -96,8 +128,8 @@ def test_every_bound_and_its_gradient_lower_for_accelerators(name):
     np.testing.assert_allclose(value, jax.vmap(BOUNDS[name])(jnp.zeros((3, 64, 64))), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_whole_training_step_lowers_for_accelerators(name):
-    r = recipe(MODELS[name])
-    state = jax.eval_shape(r.init, jax.random.key(0))
-    assert export.export(jax.jit(r.step), platforms=PLATFORMS)(state).platforms == tuple(PLATFORMS)
+    training_step = trainer(SMALL[name])
+    state = jax.eval_shape(training_step.init, jax.random.key(0))
+    assert export.export(jax.jit(training_step.step), platforms=PLATFORMS)(state).platforms == tuple(PLATFORMS)

@@ -1,4 +1,7 @@
-"""Studies over several processes on loopback, and kills: by SIGKILL, of real processes."""
+"""Studies over several processes on loopback, and kills of real processes, by SIGKILL.
+
+Each process starts Python and JAX and compiles for itself, so the default run has only the smallest study of two processes.
+"""
 
 import dataclasses
 import os
@@ -13,24 +16,31 @@ import pytest
 
 from benchmarks import kills
 from benchmarks.study import Protocol
+from tests import small_study
 
 ROOT = Path(__file__).parent.parent
 TINY = Protocol(mis=(2.0,), learning_rates=(5e-4,), num_seeds=10, steps=60)
 OPTIONS = ["--mis", "2", "--learning-rates", "5e-4", "--seeds", "10"]
 
 
-def start(out, *options):
+def start_python(*arguments):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "benchmarks.study", "--out", str(out), *OPTIONS, *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, **pipes)
+
+
+def start(out, *options):
+    return start_python("benchmarks.study", "--out", str(out), *OPTIONS, *options)
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
 
 
 def start_two(out, *options):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = ("--coordinator", f"localhost:{port}", "--processes", "2", "--heartbeat-timeout", "10", *options)
+    shared = ("--coordinator", free_address(), "--processes", "2", "--heartbeat-timeout", "10", *options)
     return [start(out, "--process", str(number), *shared) for number in range(2)]
 
 
@@ -43,6 +53,18 @@ def trained(output):
     return [line for line in output.splitlines() if line.endswith(": trained")]
 
 
+def test_two_processes_give_the_bits_of_one(tmp_path):
+    address = free_address()
+    processes = [start_python("tests.small_study", str(tmp_path / "two"), address, str(number)) for number in range(2)]
+    alone = small_study.study(tmp_path / "alone")
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    shared = small_study.study(tmp_path / "two")
+    assert shared.run_seconds == 0  # all runs are on disk
+    assert kills.differing(alone, shared) == []
+
+
+@pytest.mark.slow
 def test_two_processes_of_two_devices_give_the_bits_of_one(tmp_path):
     alone = TINY.study(tmp_path / "alone" / "study", 10.0)
     processes = start_two(tmp_path / "two", "--steps", "60")
@@ -56,6 +78,7 @@ def test_two_processes_of_two_devices_give_the_bits_of_one(tmp_path):
     assert kills.differing(alone, shared) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_if_one_process_is_killed_the_other_ends_and_a_rerun_does_what_is_missing(tmp_path, victim):
     steps = ("--steps", "3000", "--chunk", "100")
@@ -96,6 +119,7 @@ def test_processes_that_cannot_find_one_another_are_told(tmp_path, options, mess
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_after_kills_a_study_ends_with_the_same_bits(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(kills, "SMALL", dataclasses.replace(kills.SMALL, mis=(2.0,), steps=1_500))
     monkeypatch.chdir(ROOT)

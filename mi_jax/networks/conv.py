@@ -166,7 +166,8 @@ class ConvEncoder(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from mi_jax.networks import ConvEncoder
       >>> encoder, images = ConvEncoder(features=10, channels=(8, 16), hidden=(32,)), jnp.zeros((4, 28, 28))
-      >>> encoder.apply(encoder.init(jax.random.key(0), images), images).shape
+      >>> codes, params = jax.jit(encoder.init_with_output)(jax.random.key(0), images)
+      >>> codes.shape
       (4, 10)
 
     Source: Song & Ermon (2020), B.2.
@@ -195,8 +196,9 @@ class ConvDecoder(nn.Module):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from mi_jax.networks import ConvDecoder
-      >>> decoder, z = ConvDecoder(shape=(32, 32, 3), channels=(8, 16), hidden=(32,)), jnp.zeros((4, 10))
-      >>> decoder.apply(decoder.init(jax.random.key(0), z), z).shape
+      >>> decoder, z = ConvDecoder(shape=(32, 32, 3), channels=(8,), hidden=(32,)), jnp.zeros((4, 10))
+      >>> images, params = jax.jit(decoder.init_with_output)(jax.random.key(0), z)
+      >>> images.shape
       (4, 32, 32, 3)
 
     Source: Song & Ermon (2020), B.2.
@@ -265,7 +267,8 @@ class JointConvCritic(Encoding):
       >>> from mi_jax.networks import JointConvCritic
       >>> critic = JointConvCritic(channels=(8, 16), hidden=(32,))
       >>> x, y = jnp.zeros((4, 28, 28)), jnp.zeros((4, 28, 28, 2))
-      >>> critic.apply(critic.init(jax.random.key(0), x, y), x, y).shape
+      >>> scores, params = jax.jit(critic.init_with_output)(jax.random.key(0), x, y)
+      >>> scores.shape
       (4, 4)
 
     Source: Song & Ermon (2020), B.2.
@@ -313,7 +316,8 @@ class SeparableConvCritic(Separable):
       >>> from mi_jax.networks import SeparableConvCritic
       >>> critic = SeparableConvCritic(channels=(8, 16), hidden=(32,))
       >>> x, y = jnp.zeros((4, 28, 28)), jnp.zeros((6, 32, 32, 3))
-      >>> critic.apply(critic.init(jax.random.key(0), x, y), x, y).shape
+      >>> scores, params = jax.jit(critic.init_with_output)(jax.random.key(0), x, y)
+      >>> scores.shape
       (4, 6)
 
     Source: Song & Ermon (2020), B.1 ("separable") and B.2, whose network the encoders are.

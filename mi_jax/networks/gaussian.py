@@ -131,9 +131,10 @@ class GaussianCritic(Encoding):
       >>> import jax
       >>> from mi_jax import smile, tasks
       >>> from mi_jax.networks import GaussianCritic
-      >>> task, critic = tasks.gaussian(dim=5, mi=2.0), GaussianCritic()
+      >>> task, critic = tasks.gaussian(dim=5, mi=2.0), GaussianCritic(hidden=(16,))
       >>> params = jax.jit(critic.init)(jax.random.key(0), *task.sample(jax.random.key(1), 10_000))
-      >>> print(f"{smile(critic.apply(params, *task.sample(jax.random.key(2), 500)), tau=10.0):.1f}")
+      >>> scores = jax.jit(critic.apply)(params, *task.sample(jax.random.key(2), 500))
+      >>> print(f"{smile(scores, tau=10.0):.1f}")
       2.0
     """
 

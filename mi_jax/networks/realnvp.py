@@ -123,15 +123,15 @@ class RealNVP(Flow):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from mi_jax.networks import RealNVP
-      >>> flow = RealNVP()
-      >>> params = flow.init(jax.random.key(0), jnp.zeros((1, 3)))
-      >>> print(f"{flow.apply(params, jnp.zeros((1, 3)))[0]:.3f}")  # it starts as the standard normal
+      >>> flow = RealNVP(layers=2, hidden=(16,))
+      >>> params = jax.jit(flow.init)(jax.random.key(0), jnp.zeros((1, 3)))
+      >>> print(f"{jax.jit(flow.apply)(params, jnp.zeros((1, 3)))[0]:.3f}")  # it starts as the standard normal
       -2.757
       >>> flow.apply(params, jax.random.key(1), (5, 3), method="sample").shape
       (5, 3)
       >>> x, y = jnp.zeros((4, 3)), jnp.ones((4, 2))
-      >>> given_y = flow.init(jax.random.key(0), x, y)
-      >>> flow.apply(given_y, x, y).shape  # log q(x | y); `method="log_prob"` is the same
+      >>> log_density, given_y = jax.jit(flow.init_with_output)(jax.random.key(0), x, y)
+      >>> log_density.shape  # log q(x | y), as of `flow.apply(given_y, x, y)`
       (4,)
 
     Source: Dinh et al. (2016), Section 3; Song & Ermon (2020), B.1.
@@ -166,9 +166,10 @@ class JointRealNVP(nn.Module):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from mi_jax.networks import JointRealNVP
-      >>> density = JointRealNVP()
+      >>> density = JointRealNVP(layers=2, hidden=(16,))
       >>> x, y = jnp.zeros((8, 20)), jnp.zeros((8, 3))
-      >>> density.apply(density.init(jax.random.key(0), x, y), x, y).shape
+      >>> log_density, params = jax.jit(density.init_with_output)(jax.random.key(0), x, y)
+      >>> log_density.shape
       (8,)
 
     Source: Song & Ermon (2020), Eq. 9 and B.1.
@@ -203,7 +204,8 @@ class ConditionalGaussian(Flow):
       >>> from mi_jax.networks import ConditionalGaussian
       >>> density = ConditionalGaussian()
       >>> x, y = jnp.zeros((8, 20)), jnp.zeros((8, 3))
-      >>> density.apply(density.init(jax.random.key(0), x, y), x, y).shape
+      >>> log_density, params = jax.jit(density.init_with_output)(jax.random.key(0), x, y)
+      >>> log_density.shape
       (8,)
 
     Source: Barber & Agakov (2003); Song & Ermon (2020), Eq. 2.

@@ -85,9 +85,9 @@ class VAE(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from mi_jax.networks import VAE
       >>> images = jnp.zeros((4, 28, 28), jnp.uint8)
-      >>> vae = VAE(channels=(8, 16), hidden=(32,), decoder=(32,))
-      >>> params = vae.init(jax.random.key(0), images)
-      >>> vae.apply(params, images, rngs={"sample": jax.random.key(1)}).shape
+      >>> vae = VAE(channels=(8,), hidden=(32,), decoder=(32,))
+      >>> params = jax.jit(vae.init)(jax.random.key(0), images)
+      >>> jax.jit(vae.apply)(params, images, rngs={"sample": jax.random.key(1)}).shape
       (4,)
 
     Source: Song & Ermon (2020), B.2; Kingma & Welling (2014), Eq. 10; Burda et al. (2016), Eq. 8, for K > 1; Townsend et al.

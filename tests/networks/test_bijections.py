@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ MODULES = {
     "gaussian": ConditionalGaussian(hidden=SMALL),
     "realnvp": RealNVP(hidden=SMALL),
 }
+SHORT = {"realnvp of 2 layers": RealNVP(layers=2, hidden=SMALL)}  # compiles in a third of the time
+# Their masks apart they are the "halves".
+SLOW = {"coupling, other half", "coupling, every other"}
 
 
 def randomised(params, key, gain=1.0):
@@ -29,108 +33,168 @@ def randomised(params, key, gain=1.0):
     return jax.tree.unflatten(tree, drawn)
 
 
-def bijection(module, rows, context):
-    """(initial parameters, (params, rows, context) -> forward, and the same -> inverse)."""
-    params = module.init(jax.random.key(0), rows, context, method="forward_and_log_det")
-    ways = [functools.partial(module.apply, method=f"{way}_and_log_det") for way in ("forward", "inverse")]
-    return params, *ways
+def draw_parameters(module, *rows, seed=0, gain=1.0, number=None, method=None):
+    """What `randomised` makes, but drawn by NumPy and without `init`: both would take a second to compile.
+
+    With a number, so many draws are stacked along a first axis.
+    """
+    rng = np.random.default_rng(seed)
+    batch = () if number is None else (number,)
+
+    def draw(leaf):
+        fan_in = leaf.shape[0] if leaf.ndim > 1 else 1
+        return (gain * rng.standard_normal((*batch, *leaf.shape)) / fan_in**0.5).astype(leaf.dtype)
+
+    return jax.tree.map(draw, jax.eval_shape(functools.partial(module.init, method=method), jax.random.key(0), *rows))
 
 
-def there_and_back(forward, inverse, params, rows, context):
+def draw_rows(n, *dims, seed=0, dtype=np.float32):
+    """Normal rows, one array for each of the dimensions, and None for None."""
+    rng = np.random.default_rng(seed)
+    return [None if dim is None else rng.standard_normal((n, dim)).astype(dtype) for dim in dims]
+
+
+def apply_method(module, way, params, rows, context):
+    return module.apply(params, rows, context, method=f"{way}_and_log_det")
+
+
+def there_and_back(module, params, rows, context):
     """What a bijection is checked by: its image, the way back, both log-determinants, and autodiff's Jacobian."""
 
     def one(row, own):
-        image, change = forward(params, row[None], None if own is None else own[None])
+        image, change = apply_method(module, "forward", params, row[None], None if own is None else own[None])
         return image[0], (image[0], change[0])
 
     by_row = jax.vmap(jax.jacfwd(one, has_aux=True), in_axes=(0, None if context is None else 0))
     jacobian, (image, change) = by_row(rows, context)
-    back, change_back = inverse(params, image, context)
+    back, change_back = apply_method(module, "inverse", params, image, context)
     return image, back, change, change_back, jacobian
 
 
 def rounding(image, jacobian):
-    """(rows, 1): what rounding the image does on the way back, eps |z| / σ_min of the Jacobian: no inverse does better."""
-    smallest = jnp.linalg.svd(jacobian, compute_uv=False)[:, -1]
-    return (jnp.finfo(image.dtype).eps * jnp.linalg.norm(image, axis=1) / smallest)[:, None]
+    """(draws, rows, 1): what rounding the image costs on the way back, eps |z| / σ_min(Jacobian); no inverse does better."""
+    smallest = np.linalg.svd(np.float64(jacobian), compute_uv=False)[..., -1]
+    return (np.finfo(image.dtype).eps * np.linalg.norm(image, axis=-1) / smallest)[..., None]
 
 
-@pytest.mark.parametrize("dim", range(1, 8))
-@pytest.mark.parametrize("conditional", [False, True])
-@pytest.mark.parametrize("name", MODULES)
-def test_inverse_and_log_det(name, conditional, dim):
-    """Must-show 1: at initial and random parameters, in float64 to 1e-8 and in float32 to 1e-3.
+def slow_unless(kept):
+    """Every (module, conditional, dim, dtype); those that are not in `kept` are slow."""
+    cases = {*itertools.product(MODULES, [False, True], range(1, 8), ["float64", "float32"])} | kept
+    return [pytest.param(*case, marks=() if case in kept else pytest.mark.slow) for case in sorted(cases)]
+
+
+# With a context and without; in one dimension, where no coordinate is kept, in two, and in five, whose halves differ.
+REPRESENTATIVE = {
+    ("affine", True, 2, "float32"),
+    ("coupling, halves", False, 5, "float64"),
+    ("coupling, other half", True, 1, "float64"),
+    ("coupling, every other", True, 5, "float64"),
+    ("gaussian", False, 5, "float64"),
+    ("realnvp of 2 layers", False, 1, "float32"),
+    ("realnvp", True, 5, "float64"),
+}
+
+
+@pytest.mark.parametrize(("name", "conditional", "dim", "dtype"), slow_unless(REPRESENTATIVE))
+def test_inverse_and_log_det(name, conditional, dim, dtype):
+    """Must-show 1: at random parameters, in float64 to 1e-8 and in float32 to 1e-3.
 
     Some of these random flows have, at some rows, Jacobians of condition 1e5 and more, where float32 allows less than 1e-3.
     """
-    for dtype, tolerance in ((jnp.float64, 1e-8), (jnp.float32, 1e-3)):
-        with jax.enable_x64(dtype == jnp.float64):
-            x_key, c_key, p_key = jax.random.split(jax.random.key(dim), 3)
-            rows = jax.random.normal(x_key, (9, dim), dtype)
-            context = jax.random.normal(c_key, (9, 2), dtype) if conditional else None
-            initial, forward, inverse = bijection(MODULES[name], rows, context)
-            check = jax.jit(functools.partial(there_and_back, forward, inverse))
-            drawn = [randomised(initial, key) for key in jax.random.split(p_key, 3)]
-            largest = 0.0
-            for params in (initial, *drawn):
-                image, back, change, change_back, jacobian = check(params, rows, context)
-                assert image.dtype == change.dtype == dtype
-                error = jnp.abs(back - rows)
-                assert (error <= tolerance + rounding(image, jacobian)).all()
-                assert (error <= tolerance).mean() > 0.9
-                np.testing.assert_allclose(change, jnp.linalg.slogdet(jacobian)[1], rtol=tolerance, atol=tolerance)
-                np.testing.assert_allclose(change_back, -change, rtol=tolerance, atol=tolerance)
-                if params is initial:
-                    np.testing.assert_array_equal(image, rows)
-                else:
-                    assert jnp.abs(image - rows).max() > 0.1
-                    largest = max(largest, jnp.abs(change).max())
-            assert largest > 0.5  # the scales matter
+    module, tolerance = (MODULES | SHORT)[name], {"float64": 1e-8, "float32": 1e-3}[dtype]
+    with jax.enable_x64(dtype == "float64"):
+        rows, context = draw_rows(9, dim, 2 if conditional else None, seed=dim, dtype=dtype)
+        params = draw_parameters(module, rows, context, seed=dim, number=3, method="forward_and_log_det")
+        check = jax.jit(jax.vmap(functools.partial(there_and_back, module), in_axes=(0, None, None)))
+        image, back, change, change_back, jacobian = map(np.asarray, check(params, rows, context))
+    assert image.dtype == change.dtype == dtype
+    error = np.abs(back - rows)
+    assert np.all(error <= tolerance + rounding(image, jacobian))
+    assert np.all((error <= tolerance).mean(axis=(1, 2)) > 0.9)
+    log_dets = np.linalg.slogdet(np.float64(jacobian))[1]
+    np.testing.assert_allclose(change, log_dets, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(change_back, -change, rtol=tolerance, atol=tolerance)
+    assert np.all(np.abs(image - rows).max(axis=(1, 2)) > 0.1)
+    assert np.abs(change).max() > 0.5  # the scales matter
+
+
+IDENTITIES = {
+    ("affine", True, 5, "float32"),
+    ("coupling, halves", False, 5, "float32"),
+    ("realnvp of 2 layers", True, 1, "float64"),
+}
+
+
+@pytest.mark.parametrize(("name", "conditional", "dim", "dtype"), slow_unless(IDENTITIES))
+def test_starts_as_the_identity(name, conditional, dim, dtype):
+    module = (MODULES | SHORT)[name]
+
+    @jax.jit
+    def start(rows, context):
+        params = module.init(jax.random.key(0), rows, context, method="forward_and_log_det")
+        return [apply_method(module, way, params, rows, context) for way in ("forward", "inverse")]
+
+    with jax.enable_x64(dtype == "float64"):
+        rows, context = draw_rows(9, dim, 2 if conditional else None, seed=dim, dtype=dtype)
+        for image, change in start(rows, context):
+            assert image.dtype == change.dtype == dtype
+            np.testing.assert_array_equal(image, rows)
+            np.testing.assert_array_equal(change, 0.0)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_context_matters_and_rows_do_not_mix(name):
-    rows, context = jax.random.normal(jax.random.key(0), (2, 9, 5))
-    initial, forward, _ = bijection(MODULES[name], rows, context)
-    params = randomised(initial, jax.random.key(1))
+    rows, context = draw_rows(9, 5, 5)
+    params = draw_parameters(MODULES[name], rows, context, method="forward_and_log_det")
+    forward = jax.jit(functools.partial(apply_method, MODULES[name], "forward"))
     image, change = forward(params, rows, context)
-    alone, change_alone = forward(params, rows[4:5], context[4:5])
-    np.testing.assert_allclose(alone[0], image[4], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(change_alone[0], change[4], rtol=1e-4, atol=1e-5)
-    assert jnp.abs(forward(params, rows, context + 1.0)[0] - image).max() > 0.1
+    others = np.arange(9)[:, None] != 4
+    alone, change_alone = forward(params, rows + 2.0 * others, context - 3.0 * others)
+    np.testing.assert_allclose(alone[4], image[4], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(change_alone[4], change[4], rtol=1e-4, atol=1e-5)
+    assert np.abs(np.delete(alone - image, 4, axis=0)).max() > 0.1
+    assert np.abs(forward(params, rows, context + np.float32(1.0))[0] - image).max() > 0.1
 
 
-@pytest.mark.parametrize("name", MODULES)
-@pytest.mark.parametrize("distance", [1e3, 1e6])
-def test_gradients_stay_finite_far_out(name, distance):
-    rows, context = distance * jnp.sign(jax.random.normal(jax.random.key(0), (2, 9, 5)))
-    initial, forward, _ = bijection(MODULES[name], rows, context)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODULES])
+def test_gradients_stay_finite_far_out(name):
+    module = MODULES[name]
 
     def log_prob(params, rows, context):
-        image, change = forward(params, rows, context)
+        image, change = apply_method(module, "forward", params, rows, context)
         return (jax.scipy.stats.norm.logpdf(image).sum(axis=1) + change).mean()
 
-    for params in (initial, randomised(initial, jax.random.key(1)), randomised(initial, jax.random.key(1), gain=3.0)):
-        value, gradients = jax.value_and_grad(log_prob, argnums=(0, 1, 2))(params, rows, context)
-        assert jnp.isfinite(value)
-        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    slopes = jax.jit(jax.value_and_grad(log_prob, argnums=(0, 1, 2)))
+    signs = [np.sign(rows) for rows in draw_rows(9, 5, 5)]
+    random, wild = (draw_parameters(module, *signs, seed=1, gain=gain, method="forward_and_log_det") for gain in (1.0, 3.0))
+    # As at the start: the last layers are 0, and the others are not.
+    start = jax.tree.map_with_path(lambda path, leaf: 0 * leaf if "Dense_2" in jax.tree_util.keystr(path) else leaf, random)
+    for distance, params in itertools.product([1e3, 1e6], [start, random, wild]):
+        value, gradients = slopes(params, *(np.float32(distance) * sign for sign in signs))
+        assert np.isfinite(value)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
 def test_a_coupling_leaves_its_mask_alone():
-    rows = jax.random.normal(jax.random.key(0), (9, 5))
-    for layer in range(4):
-        mask = functools.partial(alternating_mask, layer)
-        initial, forward, _ = bijection(AffineCoupling(mask, hidden=SMALL), rows, None)
-        image, _ = forward(randomised(initial, jax.random.key(1)), rows, None)
+    (rows,) = draw_rows(9, 5)
+    masks = [functools.partial(alternating_mask, layer) for layer in range(4)]
+    modules = [AffineCoupling(mask, hidden=(4,)) for mask in masks]
+    params = [draw_parameters(module, rows, seed=1, method="forward_and_log_det") for module in modules]
+
+    @jax.jit
+    def move(params, rows):
+        return [apply_method(module, "forward", p, rows, None)[0] for module, p in zip(modules, params, strict=True)]
+
+    for mask, image in zip(masks, move(params, rows), strict=True):
         np.testing.assert_array_equal(image[:, mask(5)], rows[:, mask(5)])
-        assert (jnp.abs(image - rows)[:, ~mask(5)].max(axis=0) > 0).all()
+        assert (np.abs(image - rows)[:, ~mask(5)].max(axis=0) > 0).all()
 
 
 def test_the_log_scale_is_bounded():
     module = ConditionalAffine(hidden=(), log_scale_bound=2.0)
     rows, context = jnp.ones((1, 1)), jnp.ones((1, 1))
     params = {"params": {"conditioner": {"Dense_0": {"kernel": jnp.array([[0.0, 1e6]]), "bias": jnp.zeros(2)}}}}
-    image, log_det = module.apply(params, rows, context, method="forward_and_log_det")
+    image, log_det = jax.jit(functools.partial(apply_method, module, "forward"))(params, rows, context)
     assert log_det[0] == 2.0
     assert image[0, 0] == pytest.approx(np.exp(2.0))
 
@@ -157,15 +221,20 @@ def test_the_masks_come_in_opposite_twos():
 
 @pytest.mark.parametrize("shape", [(50,), (50, 3), (50, 2, 4)])
 def test_standardize(shape):
-    rows = 5.0 + 3.0 * jax.random.normal(jax.random.key(0), shape)
+    rows = np.float32(5.0 + 3.0 * np.random.default_rng(0).standard_normal(shape))
     flat = rows.reshape(50, -1)
     fixed = Standardize.of(rows)
-    z, log_det = fixed.forward_and_log_det(flat)
+
+    @jax.jit
+    def check(fixed, flat):
+        jacobian = jax.jacfwd(lambda row: fixed.forward_and_log_det(row[None])[0][0])(flat[0])
+        z, log_det = fixed.forward_and_log_det(flat)
+        return z, log_det, jacobian, *fixed.inverse_and_log_det(z)
+
+    z, log_det, jacobian, back, log_det_back = map(np.asarray, check(fixed, flat))
     np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=1e-5)
     np.testing.assert_allclose(z.std(axis=0), 1.0, rtol=1e-5)
-    jacobian = jax.jacfwd(lambda row: fixed.forward_and_log_det(row[None])[0][0])(flat[0])
-    np.testing.assert_allclose(log_det, jnp.linalg.slogdet(jacobian)[1], rtol=1e-5)
-    back, log_det_back = fixed.inverse_and_log_det(z)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=1e-5)
     np.testing.assert_allclose(back, flat, rtol=1e-5)
     np.testing.assert_allclose(log_det_back, -log_det, rtol=1e-6)
 
