@@ -226,7 +226,7 @@ def load(path: str | Path, critic: nn.Module | None = None) -> Estimate:
       >>> import jax
       >>> import mi_jax
       >>> x, y = mi_jax.tasks.gaussian(dim=1, mi=1.0).sample(jax.random.key(0), 500)
-      >>> result = mi_jax.estimate(x, y, seeds=1, steps=50)
+      >>> result = mi_jax.estimate(x, y, critic="bilinear", seeds=1, steps=50)
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     result.save(os.path.join(folder, "mi.npz"))
       ...     again = mi_jax.estimation.load(os.path.join(folder, "mi.npz"))

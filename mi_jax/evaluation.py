@@ -54,9 +54,10 @@ def normaliser(model: Model, params: Any, x: Float[Array, "n ..."], y: Float[Arr
     Example:
       >>> import jax
       >>> from mi_jax import evaluation, models, networks, tasks
-      >>> model = models.ba(lambda x: jax.scipy.stats.norm.logpdf(x).sum(axis=1))
+      >>> normal = lambda x: jax.scipy.stats.norm.logpdf(x).sum(axis=1)
+      >>> model = models.ba(normal, networks.ConditionalGaussian(hidden=(16,)))
       >>> x, y = tasks.gaussian(dim=2, mi=1.0).sample(jax.random.key(0), 1_000)
-      >>> params = model.init(jax.random.key(1), x, y)
+      >>> params = jax.jit(model.init)(jax.random.key(1), x, y)
       >>> print(f"{evaluation.normaliser(model, params, x, y).log_mean:.4f}")
       0.0000
 

@@ -7,17 +7,17 @@ import sys
 
 import jax
 
-from mi_jax import estimators, models, networks, tasks, training
+from mi_jax import training
 from mi_jax.training import seeds
+from tests import simple
 
 
 def study(folder):
     def trainer(settings):
-        model = models.discriminative(networks.SeparableCritic(hidden=(4,), embed=2), estimators.infonce())
-        return training.trainer(model, lambda key, step: tasks.gaussian(2, settings["mi"]).sample(key, 8))
+        return training.trainer(simple.make_model(), lambda key, step: simple.draw_batch(key, settings["slope"]))
 
     keys = jax.random.split(jax.random.key(0), 3)
-    return training.study(trainer, training.grid(mi=[1.0]), keys, steps=4, batches=2, mapped="map", folder=folder)
+    return training.study(trainer, training.grid(slope=[1.0]), keys, steps=4, batches=2, mapped="map", folder=folder)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,8 @@ def test_an_interrupt(run, files, monkeypatch):
     assert found.stderr.strip() == "interrupted"
 
 
-def test_compiled_programs_are_kept_in_the_folder(tmp_path):
+@pytest.mark.slow
+def test_compiled_programs_are_found_again_in_the_folder(tmp_path):
     """In a process of its own: JAX looks for the folder at its first compilation, and only then."""
     arguments = f"estimate d.npz --compilation-cache {tmp_path / 'programs'} --steps 1".split()
     code = (
@@ -426,29 +427,45 @@ def test_bad_commands(run, arguments, message):
     check_refused(run(*arguments), message)
 
 
-def test_end_to_end(tmp_path):
-    """The command as a user runs it: in a process of its own, with training."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 1))
-    matrix = np.hstack([x, 0.8 * x + 0.6 * rng.normal(size=x.shape)])
-    np.savetxt(tmp_path / "data.csv", matrix, delimiter=",", header="height,weight", comments="")
-    options = ["--x", "height", "--y", "weight", "--seeds", "2", "--steps", "100"]
-    outputs = ["--json", "--plot", "out.png", "--save", "out.npz"]
+def run_in_a_process(folder, rows, options):
+    """The command as a user runs it: in a process of its own, with training. Returns what it prints as JSON."""
+    np.savetxt(folder / "data.csv", rows, delimiter=",", header="height,weight", comments="")
+    columns, outputs = ["--x", "height", "--y", "weight"], ["--json", "--plot", "out.png", "--save", "out.npz"]
     found = subprocess.run(
-        [sys.executable, "-m", "mi_jax", "estimate", "data.csv", *options, *outputs],
+        [sys.executable, "-m", "mi_jax", "estimate", "data.csv", *columns, *options, *outputs],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         timeout=300,
     )
     assert found.returncode == 0, found.stderr
     told = json.loads(found.stdout)
-    assert told["mi"] == pytest.approx(-0.5 * np.log(0.36), abs=0.15)  # I of normals with correlation 0.8
     assert told["data"] == {"rows": 400, "x": ["height"], "y": ["weight"], "dropped": 0}
     assert set(told["seconds"]) == {"import", "read", "compile", "train", "read out", "rest", "in all"}
     assert sum(told["seconds"].values()) == pytest.approx(2 * told["seconds"]["in all"])
     assert not control_characters(found.stderr)
-    assert found.stderr.splitlines()[0].startswith("training: step 100 of at most 100, ")
+    steps = options[options.index("--steps") + 1]
+    assert found.stderr.splitlines()[0].startswith(f"training: step {steps} of at most {steps}, ")
     assert found.stderr.splitlines()[-1].startswith("training: done, ")
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    assert estimation.load(tmp_path / "out.npz").mi == told["mi"]
+    assert (folder / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert estimation.load(folder / "out.npz").mi == told["mi"]
+    return told
+
+
+def test_end_to_end(tmp_path):
+    """On two bits, whose log ratio the cheapest critic can hold; the compiled programs are kept."""
+    rng = np.random.default_rng(0)
+    x, agree = rng.choice([-1, 1], size=400), rng.choice([-1, 1], size=400, p=[0.1, 0.9])
+    cheap = ["--estimator", "infonce", "--critic", "bilinear", "--seeds", "1", "--steps", "50", "--learning-rate", "0.05"]
+    told = run_in_a_process(tmp_path, np.stack([x, x * agree], axis=1), [*cheap, "--compilation-cache", "programs"])
+    assert told["mi"] == pytest.approx(np.log(2) + 0.9 * np.log(0.9) + 0.1 * np.log(0.1), abs=0.15)
+    assert any(path.name.endswith("-cache") for path in (tmp_path / "programs").iterdir())
+
+
+@pytest.mark.slow
+def test_end_to_end_by_default(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 1))
+    rows = np.hstack([x, 0.8 * x + 0.6 * rng.normal(size=x.shape)])
+    told = run_in_a_process(tmp_path, rows, ["--seeds", "2", "--steps", "100"])
+    assert told["mi"] == pytest.approx(-0.5 * np.log(0.36), abs=0.15)  # I of normals with correlation 0.8

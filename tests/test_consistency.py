@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -73,6 +74,7 @@ def test_independent_data_say_nothing():
     assert {row["verdict"] for row in found.table()} == {"cannot tell"}
 
 
+@pytest.mark.slow
 def test_of_estimate_itself():
     x, y = tasks.gaussian(dim=1, mi=1.0).sample(jax.random.key(0), 3_000)
     found = mi_jax.self_consistency(x, y, seeds=2, steps=300, batch=256)
@@ -83,6 +85,30 @@ def test_of_estimate_itself():
     assert found.data_processing_stacked.ratio == pytest.approx(1.0, abs=0.15)
     assert "independence: passes." in repr(found)
     assert set(found.independence.estimates) == {"I(X; shuffled Y)", "I(X; Y)"}
+
+
+def test_a_name_is_an_estimator_of_estimate(normals, monkeypatch):
+    """What `estimate` is given, and what is made of its result; an exact estimator stands in for it."""
+    calls = []
+
+    def estimate(x, y, *, estimator, key, **options):
+        calls.append((x.shape, estimator, key, options))
+        mi = exact(x + 1e-3 * noise(x, 1), y + 1e-3 * noise(y, 2))
+        return SimpleNamespace(mi=mi, interval=(mi - 0.01, mi + 0.02))
+
+    monkeypatch.setattr(consistency, "estimate", estimate)
+    key = jax.random.key(3)
+    linear = lambda rows: rows @ np.array([[1.0], [2.0]])  # noqa: E731
+    found = mi_jax.self_consistency(*normals, estimator="js", g=linear, h=linear, key=key, seeds=2, steps=300)
+    assert found.passes, found
+    assert "independence: passes." in repr(found)
+    whole = found.independence.estimates["I(X; Y)"]
+    assert whole == Measured(whole.mi, whole.mi - 0.01, whole.mi + 0.02)
+    # The data, shuffled, processed and stacked; the halves, and their copies side by side.
+    assert [shape for shape, *_ in calls] == [(16_000, columns) for columns in (2, 2, 1, 3)] + [
+        (8_000, columns) for columns in (2, 2, 4)
+    ]
+    assert all(rest == ["js", key, {"seeds": 2, "steps": 300}] for _, *rest in calls)
 
 
 @pytest.mark.parametrize("target", [1.0, 2.0])

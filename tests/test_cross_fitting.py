@@ -1,38 +1,58 @@
+"""The fit: what each seed trains on, stops by and is read out on, held against dense matrices in float64.
+
+The default tests share the two compiled programs of `light` in tests/quick.py, for one data set and for two. The slow ones
+fit the Gaussian critic, too.
+"""
+
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import cross_fitting, models, networks, tasks
+from mi_jax import cross_fitting, models, networks, training
 from mi_jax.cross_fitting import Recipe
 from mi_jax.training import seeds as seeding
 from tests import reference
+from tests.quick import LIGHT, N
 
 SEEDS = 5
 KEYS = jax.random.split(jax.random.key(1), SEEDS)
-PARTS = cross_fitting.splits(603, SEEDS, np.random.default_rng(0))
-RECIPE = Recipe(
+PARTS = cross_fitting.splits(N, SEEDS, np.random.default_rng(0))
+TESTS = N // 5
+BILINEAR = Recipe(
     "smile",
-    networks.GaussianCritic(hidden=(8,)),
-    batch=64,
-    group=8,
-    rounds=4,
-    patience=2,
-    learning_rate=5e-3,
+    LIGHT["critic"],
+    batch=LIGHT["batch"],
+    group=LIGHT["negatives"] + 1,
+    rounds=LIGHT["steps"] // cross_fitting.EVERY,
+    patience=LIGHT["patience"] // cross_fitting.EVERY,
+    learning_rate=LIGHT["learning_rate"],
     pairs=2**22,
 )
+GAUSSIAN = BILINEAR._replace(critic=networks.GaussianCritic(hidden=(8,)))
+
+
+@pytest.fixture(
+    scope="module", params=[BILINEAR, pytest.param(GAUSSIAN, marks=pytest.mark.slow)], ids=["bilinear", "gaussian"]
+)
+def recipe(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
 def rows():
-    """A relation that is not Gaussian, so that there is something to train."""
-    x, y = tasks.gaussian(3, 1.0).sample(jax.random.key(0), 603)
-    return np.asarray(x), np.asarray(y) * np.sign(x[:, :1], dtype=np.float32)
+    """The first columns are of a normal law, the second ones are not, so that either critic has something to train."""
+    x, noise = np.random.default_rng(2).standard_normal((2, N, 2))
+    y = 0.8 * x + 0.6 * noise
+    y[:, 1] *= np.sign(x[:, 0])
+    return np.float32(x), np.float32(y)
 
 
 @pytest.fixture(scope="module")
-def fitted(rows):
-    (found,), _ = cross_fitting.fit(RECIPE, [rows], PARTS, KEYS)
+def fitted(recipe, rows):
+    (found,), _ = cross_fitting.fit(recipe, [rows], PARTS, KEYS)
     return found
 
 
@@ -44,15 +64,15 @@ def params_of(fitted, seed):
     return jax.tree.map(lambda leaf: leaf[seed], fitted.params)
 
 
-@jax.jit
-def scores(params, x, y):
-    return RECIPE.critic.apply(params, x, y)
+@functools.cache
+def jitted_scores(critic):
+    return jax.jit(critic.apply)
 
 
-def score_matrix(fitted, seed, rows, numbers):
-    """A seed's scores of all pairs of these rows, in float64."""
+def score_matrix(recipe, params, rows, numbers):
+    """The scores of all pairs of these rows, in float64."""
     x, y = (part[numbers] for part in rows)
-    return np.float64(scores(params_of(fitted, seed), x, y))
+    return np.float64(jitted_scores(recipe.critic)(params, x, y))
 
 
 @pytest.mark.parametrize("num_rows", [20, 21, 104, 600, 603])
@@ -86,46 +106,74 @@ def test_splits_are_a_function_of_the_generator():
     assert not np.array_equal(other[0].test, ours.test)
 
 
-@pytest.mark.parametrize(("rows", "size"), [(29, 8), (17, 8), (15, 8)])
-@pytest.mark.parametrize("name", ["smile", "nwj", "infonce"])
+@pytest.mark.parametrize(
+    ("name", "rows", "size"),
+    [
+        ("smile", 29, 8),
+        ("nwj", 17, 8),
+        ("infonce", 15, 8),
+        *(
+            pytest.param(name, rows, 8, marks=pytest.mark.slow)
+            for name, other in (("smile", 29), ("nwj", 17), ("infonce", 15))
+            for rows in (29, 17, 15)
+            if rows != other
+        ),
+    ],
+)
 def test_the_loss_of_a_batch_is_the_mean_of_its_groups(name, rows, size):
     """In float64; rows beyond the last full group do not count."""
     model = models.make(name, critic=networks.BilinearCritic())
-    x, y = tasks.gaussian(2, 1.0).sample(jax.random.key(0), rows)
-    params = {"params": {"kernel": jnp.array([[0.9, 0.1], [-0.3, 0.5]])}}
+    x, y = np.float32(np.random.default_rng(rows).standard_normal((2, rows, 2)))
+    y = 0.8 * x + 0.6 * y
+    kernel = np.array([[0.9, 0.1], [-0.3, 0.5]])
     objective = {"smile": reference.logistic_objective, "nwj": reference.nwj, "infonce": reference.infonce}[name]
-    groups = [np.float64(model.scores(params, x[k : k + size], y[k : k + size])) for k in range(0, rows - size + 1, size)]
-    loss, (_, nats) = cross_fitting._grouped(model, size).loss(params, (), x, y)
+    scores = np.float64(x) @ kernel @ np.float64(y).T
+    groups = [scores[k : k + size, k : k + size] for k in range(0, rows - size + 1, size)]
+    grouped = jax.jit(cross_fitting._grouped(model, size).loss)
+    loss, (_, nats) = grouped({"params": {"kernel": jnp.float32(kernel)}}, (), x, y)
     np.testing.assert_allclose(loss, -np.mean([objective(s) for s in groups]), rtol=1e-5)
     read_out = (lambda s: reference.smile(s, 5.0)) if name == "smile" else objective
     np.testing.assert_allclose(nats[name], np.mean([read_out(s) for s in groups]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_second_data_set_of_the_same_shape_is_not_compiled(rows, fitted, monkeypatch):
+def test_a_second_data_set_of_the_same_shape_is_not_compiled(recipe, rows, fitted, monkeypatch):
     before = cross_fitting._compiled.cache_info()
     monkeypatch.setattr(seeding, "compile_training", None)
     monkeypatch.setattr(seeding.Layout, "compile", None)
-    (again,), _ = cross_fitting.fit(RECIPE, [rows], PARTS, KEYS)
+    (again,), _ = cross_fitting.fit(recipe, [rows], PARTS, KEYS)
     equal(again, fitted)
     # A critic that is equal is the same; other keys, rows and tau go through the same programs.
-    same = RECIPE._replace(critic=networks.GaussianCritic(hidden=(8,)))
+    same = recipe._replace(critic=recipe.critic.copy())
+    assert same.critic is not recipe.critic
     (other,), _ = cross_fitting.fit(same, [(rows[0] + 1, rows[1])], PARTS[::-1], KEYS[::-1], tau=2.0)
     assert not np.array_equal(other.held_out.value, fitted.held_out.value)
     after = cross_fitting._compiled.cache_info()
     assert (after.hits, after.misses) == (before.hits + 2, before.misses)
 
 
-def test_a_seed_has_the_same_bits_among_five_and_beside_another_data_set(rows, fitted):
-    permuted = rows[0], rows[1][np.random.default_rng(5).permutation(603)]
-    found, _ = cross_fitting.fit(RECIPE, [permuted, rows], PARTS[3:4], KEYS[3:4])
-    equal(found[1], jax.tree.map(lambda leaf: leaf[3:4], fitted))
-    assert found[0].held_out.value != found[1].held_out.value
+ONE_SEED = slice(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "devices"),
+    [
+        (slice(SEEDS), None),
+        pytest.param(ONE_SEED, None, marks=pytest.mark.slow),
+        pytest.param(ONE_SEED, jax.devices()[1:], marks=pytest.mark.slow),
+    ],
+    ids=["all seeds", "one seed", "one seed on the second device"],
+)
+def test_a_seed_has_the_same_bits_among_five_and_beside_another_data_set(recipe, rows, fitted, seeds, devices):
+    permuted = rows[0], rows[1][np.random.default_rng(5).permutation(N)]
+    found, _ = cross_fitting.fit(recipe, [permuted, rows], PARTS[seeds], KEYS[seeds], devices=devices)
+    equal(found[1], jax.tree.map(lambda leaf: leaf[seeds], fitted))
+    assert (found[0].held_out.value != found[1].held_out.value).all()
 
 
 def changed(rows, numbers):
     """The same rows, but for these, which are other ones."""
     x, y = (part.copy() for part in rows)
-    x[numbers], y[numbers] = np.random.default_rng(6).standard_normal((2, len(numbers), 3)) * 3
+    x[numbers], y[numbers] = np.random.default_rng(6).standard_normal((2, len(numbers), 2)) * 3
     return x, y
 
 
@@ -135,28 +183,30 @@ def trained(found, seed):
     return jax.tree.map(lambda leaf: leaf[seed], made)
 
 
-def test_test_rows_have_no_part_in_training(rows, fitted):
+def test_test_rows_have_no_part_in_training(recipe, rows, fitted):
     for seed in (0, 4):
-        (other,), _ = cross_fitting.fit(RECIPE, [changed(rows, PARTS[seed].test)], PARTS, KEYS)
+        (other,), _ = cross_fitting.fit(recipe, [changed(rows, PARTS[seed].test)], PARTS, KEYS)
         equal(*(trained(found, seed) for found in (other, fitted)))
         assert fitted.held_out.value[seed] != other.held_out.value[seed]
         # For the other seeds these are training and validation rows.
         assert fitted.history["validation_loss"][2, 0] != other.history["validation_loss"][2, 0]
 
 
-def test_validation_rows_only_decide_when_to_stop(rows, fitted):
-    (other,), _ = cross_fitting.fit(RECIPE, [changed(rows, PARTS[1].valid)], PARTS, KEYS)
+def test_validation_rows_only_decide_when_to_stop(recipe, rows, fitted):
+    (other,), _ = cross_fitting.fit(recipe, [changed(rows, PARTS[1].valid)], PARTS, KEYS)
     both = min(fitted.last_round[1], other.last_round[1])
     np.testing.assert_array_equal(fitted.history["smile"][1, :both], other.history["smile"][1, :both])
     assert not np.intersect1d(fitted.history["validation_loss"][1], other.history["validation_loss"][1, :both]).size
 
 
-def test_the_parameters_have_the_lowest_validation_loss(rows, fitted):
-    """Recomputed in float64, of 8 groups of 7 of the 60 validation rows."""
+def test_the_parameters_have_the_lowest_validation_loss(recipe, rows, fitted):
+    """Recomputed in float64, of 8 groups of 12 of the 100 validation rows."""
     assert np.count_nonzero(fitted.best_round) >= 2
     for seed in range(SEEDS):
-        numbers = PARTS[seed].valid[:56].reshape(8, 7)
-        loss = np.mean([-reference.logistic_objective(score_matrix(fitted, seed, rows, group)) for group in numbers])
+        numbers = PARTS[seed].valid[:96].reshape(8, 12)
+        loss = np.mean(
+            [-reference.logistic_objective(score_matrix(recipe, params_of(fitted, seed), rows, group)) for group in numbers]
+        )
         best, history = fitted.best_round[seed], fitted.history["validation_loss"][seed]
         if best:
             np.testing.assert_allclose(history[best - 1], loss, rtol=1e-4)
@@ -164,52 +214,68 @@ def test_the_parameters_have_the_lowest_validation_loss(rows, fitted):
         np.testing.assert_array_equal(np.isnan(history), np.arange(4) >= fitted.last_round[seed])
 
 
+def check_few_groups_validate(recipe, rows, params, seed, ours):
+    """Of the 8 groups of 12 rows only the first 3 validate. Returns how far all groups are from them."""
+    groups = PARTS[seed].valid[:96].reshape(8, 12)
+    losses = [-reference.logistic_objective(score_matrix(recipe, params, rows, group)) for group in groups]
+    np.testing.assert_allclose(ours, np.mean(losses[:3]), rtol=1e-4)
+    return abs(np.mean(losses) - np.mean(losses[:3]))
+
+
 def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
-    """Of the 8 groups of 7 rows only the first 3, if no more are allowed."""
+    """At the start, which needs no training."""
     monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
-    (found,), _ = cross_fitting.fit(RECIPE._replace(rounds=1), [rows], PARTS[:2], KEYS[:2])
-    for seed, part in enumerate(PARTS[:2]):
-        groups = part.valid[:56].reshape(8, 7)
-        losses = [-reference.logistic_objective(score_matrix(found, seed, rows, group)) for group in groups]
+    run = training.Run(KEYS[0], cross_fitting._rows(*rows, PARTS[0]))
+    state = jax.jit(cross_fitting._trainer(BILINEAR).init)(run)
+    assert state.start.losses.shape == (3,)
+    assert check_few_groups_validate(BILINEAR, rows, state.best.params, 0, state.start.losses.mean()) > 0.01
+
+
+@pytest.mark.slow
+def test_no_more_than_so_many_groups_validate_in_training(rows, monkeypatch):
+    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
+    (found,), _ = cross_fitting.fit(GAUSSIAN._replace(rounds=1), [rows], PARTS[:2], KEYS[:2])
+    differences = []
+    for seed in range(2):
         ours = found.history["validation_loss"][seed, 0] if found.best_round[seed] else found.start_loss[seed]
-        np.testing.assert_allclose(ours, np.mean(losses[:3]), rtol=1e-4)
-    assert abs(np.mean(losses) - np.mean(losses[:3])) > 0.01
+        differences.append(check_few_groups_validate(GAUSSIAN, rows, params_of(found, seed), seed, ours))
+    assert max(differences) > 0.01
 
 
-def test_what_is_held_out_is_the_bound_of_the_test_rows(rows, fitted):
+def test_what_is_held_out_is_the_bound_of_the_test_rows(recipe, rows, fitted):
     """All of it, from the dense matrix in float64."""
     for seed, part in enumerate(PARTS):
         held = jax.tree.map(lambda leaf, seed=seed: leaf[seed], fitted.held_out)
-        s = score_matrix(fitted, seed, rows, part.test)
-        tau = max(5.0, np.quantile(np.diagonal(score_matrix(fitted, seed, rows, part.valid)), 0.95))
+        s = score_matrix(recipe, params_of(fitted, seed), rows, part.test)
+        tau = max(5.0, np.quantile(np.diagonal(score_matrix(recipe, params_of(fitted, seed), rows, part.valid)), 0.95))
         ratio = np.exp(reference.product(s))
         expected = {
             "value": reference.smile(s, tau),
-            "train": reference.smile(score_matrix(fitted, seed, rows, part.train[: len(part.test)]), tau),
+            "train": reference.smile(score_matrix(recipe, params_of(fitted, seed), rows, part.train[: len(part.test)]), tau),
             "others": {"dv": reference.dv(s), "infonce": reference.infonce(s), "nwj": reference.nwj(s + 1)},
             "tau": tau,
             "clipped_joint": np.mean(reference.joint(s) > tau),
             "clipped_pairs": np.mean(np.abs(reference.product(s)) > tau),
             "log_normaliser": np.log(np.clip(ratio, np.exp(-tau), np.exp(tau)).mean()),
             "effective_pairs": ratio.sum() ** 2 / (ratio**2).sum(),
-            "pairs": 120 * 119,
-            "group": 120,
+            "pairs": TESTS * (TESTS - 1),
+            "group": TESTS,
         }
         for name, value in expected.items():
             ours = getattr(held, name)
             if name == "others":
                 assert ours.keys() == value.keys()
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, value)
-        assert held.influence.shape == (120,)
+        assert held.influence.shape == (TESTS,)
         assert abs(held.influence.mean()) < 1e-5
 
 
-def test_a_given_tau_is_the_one_used(rows, fitted):
-    (other,), _ = cross_fitting.fit(RECIPE, [rows], PARTS, KEYS, tau=0.5)
+def test_a_given_tau_is_the_one_used(recipe, rows, fitted):
+    (other,), _ = cross_fitting.fit(recipe, [rows], PARTS, KEYS, tau=0.5)
     equal(other.params, fitted.params)
     np.testing.assert_array_equal(other.held_out.tau, 0.5)
     for seed, part in enumerate(PARTS):
-        s = score_matrix(other, seed, rows, part.test)
+        s = score_matrix(recipe, params_of(other, seed), rows, part.test)
         # Near independence the value is a small difference of means of scores, of which float32 keeps 1e-7.
         np.testing.assert_allclose(
             other.held_out.value[seed], reference.smile(s, 0.5), rtol=1e-4, atol=2e-6 * np.abs(s).max()
@@ -220,13 +286,17 @@ def test_a_given_tau_is_the_one_used(rows, fitted):
         )
 
 
+def read_out(recipe, params, rows):
+    """What the first seed reads out of its test rows."""
+    tests = cross_fitting._test_rows(*rows, PARTS[0], None)
+    return jax.jit(lambda params: cross_fitting._held_out(recipe, (params, tests)))(params)
+
+
 @pytest.mark.parametrize("name", ["infonce", "dv", "nwj"])
-def test_other_estimators_read_out_their_own_bound(rows, fitted, name):
-    part = PARTS[0]
-    recipe = RECIPE._replace(estimator=name)
-    tests = cross_fitting._test_rows(*rows, part, None)
-    held = jax.jit(lambda params: cross_fitting._held_out(recipe, (params, tests)))(params_of(fitted, 0))
-    s, valid = (score_matrix(fitted, 0, rows, numbers) for numbers in (part.test, part.valid))
+def test_other_estimators_read_out_their_own_bound(recipe, rows, fitted, name):
+    params = params_of(fitted, 0)
+    held = read_out(recipe._replace(estimator=name), params, rows)
+    s, valid = (score_matrix(recipe, params, rows, numbers) for numbers in (PARTS[0].test, PARTS[0].valid))
     log_z = np.log(np.exp(reference.product(s)).mean())
     # NWJ's critic learns log r + 1, so that of these scores 1 is taken.
     value, off = {
@@ -240,55 +310,75 @@ def test_other_estimators_read_out_their_own_bound(rows, fitted, name):
         assert np.isnan(leaf)
 
 
-def test_more_test_rows_than_the_budget_are_read_out_in_groups(rows, fitted, monkeypatch):
+def test_more_test_rows_than_the_budget_are_read_out_in_groups(recipe, rows, fitted, monkeypatch):
     """And clipped where the validation rows say, whose critic is too weak here for the least tau."""
     monkeypatch.setattr(cross_fitting, "LEAST_TAU", 0.1)
-    part = PARTS[0]
-    tests = cross_fitting._test_rows(*rows, part, None)
-    recipe = RECIPE._replace(pairs=120 * 30)
-    held = jax.jit(lambda params: cross_fitting._held_out(recipe, (params, tests)))(params_of(fitted, 0))
-    tau = np.quantile(np.diagonal(score_matrix(fitted, 0, rows, part.valid)), 0.95)
-    matrices = [score_matrix(fitted, 0, rows, group) for group in part.test.reshape(4, 30)]
+    params = params_of(fitted, 0)
+    held = read_out(recipe._replace(pairs=TESTS * 100), params, rows)
+    tau = np.quantile(np.diagonal(score_matrix(recipe, params, rows, PARTS[0].valid)), 0.95)
+    matrices = [score_matrix(recipe, params, rows, group) for group in PARTS[0].test.reshape(-1, 100)]
     log_z = np.log(np.exp(np.clip(np.concatenate([reference.product(s) for s in matrices]), -tau, tau)).mean())
     np.testing.assert_allclose(held.tau, tau, rtol=1e-4)
     np.testing.assert_allclose(held.value, np.mean([reference.joint(s) for s in matrices]) - log_z, rtol=1e-4)
     np.testing.assert_allclose(held.log_normaliser, log_z, rtol=1e-4, atol=1e-5)
     assert held.clipped_pairs > 0.01
-    assert (float(held.group), float(held.pairs)) == (30, 120 * 29)
+    assert (float(held.group), float(held.pairs)) == (100, TESTS * 99)
 
 
 def test_a_critic_that_cannot_be_hashed_is_compiled_each_time(rows):
-    recipe = RECIPE._replace(critic=networks.BilinearCritic())
     misses = cross_fitting._compiled.cache_info().misses
 
     class Unhashable(networks.BilinearCritic):
         __hash__ = None
 
     reports = []
-    parts, keys = PARTS[:1], KEYS[:1]
-    found, _ = cross_fitting.fit(recipe._replace(critic=Unhashable()), [rows], parts, keys, on_chunk=reports.append)
-    assert np.isfinite(found[0].held_out.value).all()
+    recipe = BILINEAR._replace(critic=Unhashable())
+    (found,), _ = cross_fitting.fit(recipe, [rows], PARTS, KEYS, on_chunk=reports.append)
+    assert np.isfinite(found.held_out.value).all()
     assert cross_fitting._compiled.cache_info().misses == misses
     assert [(report.done, report.steps) for report in reports] == [(4, 4)]
 
 
-def test_generative_models_read_out_their_mean_log_ratio(rows, monkeypatch):
+@pytest.fixture
+def small_gm(monkeypatch):
+    """Three small flows in the place of those of "gm"."""
     small = {"layers": 1, "hidden": (4,)}
-    flows = networks.JointRealNVP(**small), networks.RealNVP(**small), networks.RealNVP(**small)
-    model = models.gm(*flows)
+    model = models.gm(networks.JointRealNVP(**small), networks.RealNVP(**small), networks.RealNVP(**small))
     monkeypatch.setattr(cross_fitting.models, "make", lambda name: model)
-    recipe = RECIPE._replace(estimator="gm", critic=None, group=64, rounds=2)
-    (found,), _ = cross_fitting.fit(recipe, [rows], PARTS[:1], KEYS[:1])
-    cross_fitting._compiled.cache_clear()
-    params, held = params_of(found, 0), jax.tree.map(lambda leaf: leaf[0], found.held_out)
-    log_ratio = jax.jit(model.log_ratio)
+    return model
+
+
+GM = BILINEAR._replace(estimator="gm", critic=None, group=64, rounds=2)
+
+
+def check_densities_are_read_out(model, params, held, rows):
+    """The mean log ratio of the first seed's test rows, and of shifted ones its normaliser, in float64."""
     x, y = (part[PARTS[0].test] for part in rows)
+    log_ratio = jax.jit(model.log_ratio)
     values = np.float64(log_ratio(params, x, y))
     np.testing.assert_allclose(held.value, values.mean(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(held.influence, values - values.mean(), rtol=1e-3, atol=1e-4)
     ratio = np.exp(np.float64(log_ratio(params, x, np.roll(y, -1, axis=0))))
     np.testing.assert_allclose(held.log_normaliser, np.log(ratio.mean()), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(held.effective_pairs, ratio.sum() ** 2 / (ratio**2).sum(), rtol=1e-3)
-    assert (float(held.pairs), held.others) == (120, {})
+    assert (float(held.pairs), held.others) == (TESTS, {})
     assert np.isnan([held.tau, held.clipped_joint, held.clipped_pairs, held.group]).all()
+
+
+def test_generative_models_read_out_their_mean_log_ratio(rows, small_gm):
+    """With any parameters: those of the start, moved, as the flows start near the identity."""
+    start = jax.eval_shape(small_gm.init, KEYS[0], *(part[:64] for part in rows))
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda leaf: np.float32(0.3 * rng.standard_normal(leaf.shape)), start)
+    held = read_out(GM, params, rows)
+    check_densities_are_read_out(small_gm, params, held, rows)
+    assert np.std(held.influence) > 0.1
+
+
+@pytest.mark.slow
+def test_trained_generative_models_read_out_their_mean_log_ratio(rows, small_gm):
+    (found,), _ = cross_fitting.fit(GM, [rows], PARTS[:1], KEYS[:1])
+    cross_fitting._compiled.cache_clear()  # which holds the small flows as "gm"
+    held = jax.tree.map(lambda leaf: leaf[0], found.held_out)
+    check_densities_are_read_out(small_gm, params_of(found, 0), held, rows)
     assert found.history["gm"].shape == (1, 2)

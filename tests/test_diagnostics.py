@@ -1,5 +1,6 @@
 """Each warning on a case that must raise it and on one that must not."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import diagnostics, networks, preprocessing, tasks
+from mi_jax import cross_fitting, diagnostics, networks, preprocessing, tasks
 from tests import examples
-from tests.quick import draw, light, quick
+from tests.quick import INFONCE, draw, light, quick, thorough
 
 # Of an estimate: what the diagnostics say
 
@@ -123,7 +124,7 @@ def test_of_transform(code, must, must_not):
 
 
 def test_of_ranks_there_is_nothing_to_say():
-    x, y = draw(tasks.gaussian(1, 1.0))
+    x, y = normal(1.0)
     far = 1e8 + np.where(x == x.max(), 1e12, np.float64(x))
     assert not {"resolution_x", "scale_x"} & set(light(far, y).warnings)
     assert "resolution_x" in light(far, y, transform="none").warnings
@@ -146,39 +147,106 @@ class Fixed(nn.Module):
         return fate * (self.scale * x @ y.T + self.shift)
 
 
-NORMAL = {mi: draw(tasks.gaussian(2, mi)) for mi in (0.0, 0.5, 1.0, 2.0, 5.0)}
-FEW = draw(tasks.gaussian(10, 4.0), n=150)
+@functools.cache
+def normal(mi):
+    return draw(tasks.gaussian(2, mi))
+
+
+@functools.cache
+def few_rows():
+    return draw(tasks.gaussian(10, 4.0), n=150)
+
+
+def test_from_data_to_a_ceiling():
+    """InfoNCE in groups of 40 pairs, which is too low from log 40 - 3 = 0.69 on."""
+    assert "ceiling" in light(*normal(2.0), **INFONCE).warnings
+    assert "ceiling" not in light(*normal(0.5), **INFONCE).warnings
+
+
+def test_from_data_to_the_warnings_of_a_critic_that_is_hardly_trained():
+    assert {"normaliser", "seeds_disagree", "not_converged"} <= set(light(*normal(1.0)).warnings)
+    assert "negative" in light(*(3 * rows for rows in normal(0.0)), transform="none").warnings
+
+
+def test_from_data_to_no_warning_of_a_critic_that_fits():
+    good = quick(*normal(1.0)).warnings
+    assert not {"normaliser", "overfitting", "seeds_disagree", "untrained", "negative", "clipped"} & set(good)
+    assert "negative" not in quick(*normal(0.0)).warnings
+    assert "clipped" in quick(*normal(1.0), tau=0.5).warnings
+
+
+# Two seeds that are used, with means of 1.0, and one that is left out, with 99 or NaN.
+HELD_OUT = {name: np.array([0.9, 1.1, 99.0]) for name in cross_fitting.HeldOut._fields}
+FITTED = cross_fitting.Fitted(
+    held_out=cross_fitting.HeldOut(**HELD_OUT | {"others": {"dv": np.array([0.9, 1.1, 99.0])}, "group": np.full(3, 20.0)}),
+    params=None,
+    history={"validation_loss": np.array([[0.5, -0.4, -0.2], [0.3, -0.6, np.nan], [99.0, np.nan, np.nan]])},
+    best_round=np.array([2, 2, 1]),
+    last_round=np.array([3, 2, 1]),
+    diverged=np.array([False, False, True]),
+    start_loss=np.array([-1.0, -1.6, 99.0]),
+)
+
+
+def test_diagnose_takes_means_of_the_seeds_that_are_used():
+    ours = diagnostics.diagnose(FITTED, np.array([True, True, False]), 0.25)
+    for name in ("train", "log_normaliser", "effective_pairs", "pairs", "tau", "clipped_joint", "clipped_pairs"):
+        assert getattr(ours, name) == pytest.approx(1.0)
+    assert ours.read_outs == {"dv": pytest.approx(1.0)}
+    assert ours.ceiling == pytest.approx(math.log(20))
+    assert (ours.best_step, ours.last_step, ours.diverged) == ((100, 100, 50), (150, 100, 50), (False, False, True))
+    assert ours.training_error == 0.25
+    # The lowest losses are -0.4 and -0.6, which is 0.8 above the start.
+    assert ours.rise == pytest.approx(0.8)
+
+
+def test_from_seeds_to_warnings():
+    """A critic that ends above the loss that it started from is untrained; two pairs are noise; and so on."""
+    usable = np.array([True, True, False])
+    held = FITTED.held_out._replace(train=np.full(3, 2.0), pairs=np.full(3, 1e9))
+    told = diagnostics.diagnose(FITTED._replace(held_out=held), usable, 0.25)
+    found = diagnostics.of_estimate(recipe("dv"), 1.0, 0.05, np.array([0.9, 1.1, np.nan]), told)
+    assert set(found) == {
+        "normaliser", "partition", "clipped", "overfitting", "seeds_disagree", "diverged", "untrained"
+    }  # fmt: skip
+
+
 FIXED = {"steps": 50, "batch": 64}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "must", "must_not"),
     [
         (
             "ceiling",
-            lambda: light(*NORMAL[1.0], estimator="infonce", pairs=4_000, steps=300, learning_rate=1e-2),
-            lambda: light(*NORMAL[0.5], estimator="infonce", steps=300, learning_rate=1e-2),
+            lambda: light(*normal(1.0), **INFONCE | {"pairs": 4_000, "learning_rate": 1e-2}),
+            lambda: light(*normal(0.5), **INFONCE | {"pairs": 2**22, "learning_rate": 1e-2}),
         ),
         (
             "normaliser",
-            lambda: light(*NORMAL[1.0], estimator="nwj", critic=Fixed(0.5, shift=3.0)),
-            lambda: quick(*NORMAL[1.0]),
+            lambda: light(*normal(1.0), estimator="nwj", critic=Fixed(0.5, shift=3.0), negatives=None, **FIXED),
+            lambda: thorough(*normal(1.0)),
         ),
-        ("partition", lambda: quick(*NORMAL[5.0], estimator="dv"), lambda: quick(*NORMAL[0.5], estimator="dv")),
-        ("clipped", lambda: quick(*NORMAL[2.0], tau=0.5), lambda: quick(*NORMAL[2.0])),
+        ("partition", lambda: thorough(*normal(5.0), estimator="dv"), lambda: thorough(*normal(0.5), estimator="dv")),
+        ("clipped", lambda: thorough(*normal(2.0), tau=0.5), lambda: thorough(*normal(2.0))),
         (
             "overfitting",
-            lambda: quick(*FEW, critic=networks.JointCritic(hidden=(64,)), patience=400),
-            lambda: quick(*NORMAL[2.0]),
+            lambda: thorough(*few_rows(), critic=networks.JointCritic(hidden=(64,)), patience=400),
+            lambda: thorough(*normal(2.0)),
         ),
-        ("seeds_disagree", lambda: light(*NORMAL[1.0], critic=Fixed(0.7, fails=0.5)), lambda: quick(*NORMAL[1.0])),
-        ("not_converged", lambda: light(*NORMAL[2.0]), lambda: quick(*NORMAL[2.0], steps=1_500)),
+        (
+            "seeds_disagree",
+            lambda: light(*normal(1.0), critic=Fixed(0.7, fails=0.5), **FIXED),
+            lambda: thorough(*normal(1.0)),
+        ),
+        ("not_converged", lambda: light(*normal(2.0)), lambda: thorough(*normal(2.0), steps=1_500)),
         (
             "untrained",
-            lambda: quick(*NORMAL[1.0], critic=networks.JointCritic(hidden=(16,)), learning_rate=100.0),
-            lambda: quick(*NORMAL[1.0]),
+            lambda: thorough(*normal(1.0), critic=networks.JointCritic(hidden=(16,)), learning_rate=100.0),
+            lambda: thorough(*normal(1.0)),
         ),
-        ("negative", lambda: light(*NORMAL[0.0], critic=Fixed(0.5)), lambda: quick(*NORMAL[0.0])),
+        ("negative", lambda: light(*normal(0.0), critic=Fixed(0.5), **FIXED), lambda: thorough(*normal(0.0))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -1,12 +1,20 @@
 """The benchmark of `estimate`: its cases, its rows, and what its page says of them."""
 
+import contextlib
+import io
 import json
 import re
+import sys
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+import mi_jax
 from benchmarks import estimates, machine, rows
+from mi_jax.cross_fitting import Seconds
+from tests import examples
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +53,8 @@ def test_the_cases_are_those_that_were_asked_for():
         x, y, truth = case.sample(0)
         assert (len(x), len(y)) == (10_000, 10_000)
         assert truth == pytest.approx(case.make().mi)
-    assert estimates.LARGE.sample(0)[0].shape == (200_000, 20)
+    large = estimates.LARGE
+    assert jax.eval_shape(lambda key: large.make().sample(key, large.num_rows)[0], jax.random.key(0)).shape == (200_000, 20)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +108,11 @@ def test_the_permutation_tests_are_counted(tmp_path):
     assert cells(text, "0.15")[1:] == ["1", "1", "1.000", ""]
 
 
-def test_the_command_makes_what_is_missing(tmp_path, capsys):
-    """In a process of its own, on a light recipe."""
+def check_the_command_makes_what_is_missing(folder, capsys):
     options = ["steps=50", "critic=bilinear", "seeds=1", "batch=64"]
-    command = ["--out", str(tmp_path), "--match", "^gaussian, d = 1, MI 0.5$", "--options", *options]
+    command = ["--out", str(folder), "--match", "^gaussian, d = 1, MI 0.5$", "--options", *options]
     estimates.main(command)
-    (path,) = (tmp_path / "rows").glob("*.json")
+    (path,) = (folder / "rows").glob("*.json")
     made = json.loads(path.read_text())
     assert made["options"] == {"steps": 50, "critic": "bilinear", "seeds": 1, "batch": 64}
     assert made["truth"] == pytest.approx(0.5)
@@ -115,7 +123,34 @@ def test_the_command_makes_what_is_missing(tmp_path, capsys):
     estimates.main(command)
     assert path.stat().st_mtime_ns == before
     assert "estimate gaussian" not in capsys.readouterr().out
-    assert "# `mi_jax.estimate` with its defaults" in (tmp_path / "estimates.md").read_text()
+    assert "# `mi_jax.estimate` with its defaults" in (folder / "estimates.md").read_text()
+    return made
+
+
+def test_the_command_makes_what_is_missing(tmp_path, capsys, monkeypatch):
+    """What the process would do is done here, by an estimate made by hand."""
+    calls = []
+
+    def estimate(x, y, *, key, **options):
+        calls.append((x.shape, y.shape, options))
+        return examples.estimate(mi=0.53, seconds=Seconds(1e-6, 2e-6, 3e-6))
+
+    def run_here(command, **_):
+        assert command[:4] == [sys.executable, "-m", "benchmarks.estimates", "--one"]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            estimates.main(command[3:])
+        return SimpleNamespace(returncode=0, stdout=printed.getvalue(), stderr="")
+
+    monkeypatch.setattr(mi_jax, "estimate", estimate)
+    monkeypatch.setattr(estimates, "subprocess", SimpleNamespace(run=run_here))
+    made = check_the_command_makes_what_is_missing(tmp_path, capsys)
+    assert (made["mi"], list(made["seconds"].values())) == (0.53, [1e-6, 2e-6, 3e-6])
+    assert calls == [((10_000, 1), (10_000, 1), made["options"])]
+
+
+@pytest.mark.slow
+def test_the_command_makes_what_is_missing_in_a_process_of_its_own(tmp_path, capsys):
+    check_the_command_makes_what_is_missing(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +158,10 @@ def test_the_command_makes_what_is_missing(tmp_path, capsys):
     [
         (["--match", "nothing"], "--match must match a case, such as 'gaussian, d = 1, MI 0', got 'nothing'"),
         (["--options", "steps"], "--options must be NAME=VALUE, got 'steps'"),
-        (
+        pytest.param(
             ["--match", "^gaussian, d = 1, MI 0$", "--options", "critic=none"],
             "gaussian, d = 1, MI 0 failed: critic must be one of",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -134,3 +170,19 @@ def test_bad_options(arguments, message, tmp_path, capsys):
         estimates.main(["--out", str(tmp_path), *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stderr", "message"),
+    [
+        ("some log\nbenchmarks.estimates: error: critic must be one of these\n", "critic must be one of these"),
+        ("", "killed"),
+    ],
+)
+def test_what_a_process_fails_of_is_told(stderr, message, tmp_path, capsys, monkeypatch):
+    failed = SimpleNamespace(returncode=2, stdout="", stderr=stderr)
+    monkeypatch.setattr(estimates, "subprocess", SimpleNamespace(run=lambda *_, **__: failed))
+    with pytest.raises(SystemExit) as stopped:
+        estimates.main(["--out", str(tmp_path), "--match", "^gaussian, d = 1, MI 0$"])
+    assert stopped.value.code == 2
+    assert f"error: gaussian, d = 1, MI 0 failed: {message}\n" in capsys.readouterr().err

@@ -108,7 +108,11 @@ def test_if_one_process_is_killed_the_other_ends_and_a_rerun_does_what_is_missin
     ("options", "message"),
     [
         (("--processes", "2", "--process", "0"), "--processes and --process need --coordinator"),
-        (("--coordinator", "auto"), "coordinator, num_processes and process must be given"),
+        pytest.param(
+            ("--coordinator", "auto"),
+            "coordinator, num_processes and process must be given",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_processes_that_cannot_find_one_another_are_told(tmp_path, options, message):

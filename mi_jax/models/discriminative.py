@@ -46,10 +46,10 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
     Example:
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks
-      >>> model = models.discriminative(networks.SeparableCritic(), estimators.smile(tau=1.0))
+      >>> model = models.discriminative(networks.BilinearCritic(), estimators.smile(tau=1.0))
       >>> x, y = tasks.gaussian(dim=20, mi=2.0).sample(jax.random.key(0), 64)
       >>> params = model.init(jax.random.key(1), x, y)
-      >>> loss, (state, nats) = model.loss(params, model.init_state(jax.random.key(2)), x, y)
+      >>> loss, (state, nats) = jax.jit(model.loss)(params, model.init_state(jax.random.key(2)), x, y)
       >>> list(nats), model.log_ratio(params, x, y).shape
       (['smile'], (64,))
 

@@ -102,7 +102,7 @@ def ba(log_marginal: Callable[[Array], LogDensity], conditional: nn.Module | Non
       >>> import jax
       >>> from mi_jax import models, networks, tasks
       >>> normal = lambda x: jax.scipy.stats.norm.logpdf(x).sum(axis=1)
-      >>> model = models.ba(normal, networks.ConditionalGaussian())
+      >>> model = models.ba(normal, networks.ConditionalGaussian(hidden=(16,)))
       >>> x, y = tasks.gaussian(dim=20, mi=2.0).sample(jax.random.key(0), 64)
       >>> model.log_ratio(model.init(jax.random.key(1), x, y), x, y).shape
       (64,)

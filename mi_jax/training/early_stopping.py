@@ -78,7 +78,7 @@ def early_stopping(
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
-      >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
+      >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
       >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
       >>> x, y = task.sample(jax.random.key(1), 64)
       >>> losses = lambda state: model.loss(state.params, state.model_state, x, y)[0][None]

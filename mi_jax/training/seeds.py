@@ -414,7 +414,7 @@ def fit(
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
-      >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
+      >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
       >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
       >>> result = training.fit(recipe, jax.random.split(jax.random.key(0), 3), steps=20)
       >>> result.history["infonce"].shape

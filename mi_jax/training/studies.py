@@ -218,7 +218,7 @@ def study(
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> def recipe(settings):
       ...     task = tasks.gaussian(dim=2, mi=settings["mi"])
-      ...     model = models.discriminative(networks.SeparableCritic(hidden=(16,)), estimators.smile(settings["tau"]))
+      ...     model = models.discriminative(networks.BilinearCritic(), estimators.smile(settings["tau"]))
       ...     return training.trainer(model, lambda key, step: task.sample(key, 64))
       >>> settings = training.grid(mi=[0.5, 1.0], tau=[1.0, 5.0])
       >>> keys = jax.random.split(jax.random.key(0), 3)

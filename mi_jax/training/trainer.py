@@ -109,9 +109,10 @@ def trainer(
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
-      >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
+      >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
       >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
-      >>> state, nats = recipe.step(recipe.init(jax.random.key(0)))
+      >>> state = jax.jit(recipe.init)(jax.random.key(0))
+      >>> state, nats = jax.jit(recipe.step)(state)
       >>> int(state.step), list(nats)
       (1, ['infonce'])
 
@@ -169,7 +170,7 @@ def swept(recipe: Callable[[Settings], Trainer]) -> Trainer:
     Example:
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks, training
-      >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
+      >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
       >>> def recipe(settings):
       ...     task = tasks.gaussian(dim=2, mi=settings["mi"])
       ...     return training.trainer(model, lambda key, step: task.sample(key, 64))
@@ -199,9 +200,10 @@ def scan_steps(recipe: Trainer, state: TrainState, length: int) -> tuple[TrainSt
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
-      >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
+      >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
       >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
-      >>> state, history = training.scan_steps(recipe, recipe.init(jax.random.key(0)), 10)
+      >>> state = jax.jit(recipe.init)(jax.random.key(0))
+      >>> state, history = training.scan_steps(recipe, state, 10)
       >>> history["infonce"].shape
       (10,)
     """
@@ -223,9 +225,10 @@ def fixed_read_outs(recipe: Trainer, state: TrainState, batches: int) -> Mapping
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
-      >>> model = models.discriminative(networks.SeparableCritic(), estimators.infonce())
+      >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
       >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
-      >>> training.fixed_read_outs(recipe, recipe.init(jax.random.key(0)), 5)["infonce"].shape
+      >>> state = jax.jit(recipe.init)(jax.random.key(0))
+      >>> training.fixed_read_outs(recipe, state, 5)["infonce"].shape
       (5,)
 
     Source: Song & Ermon (2020), Theorem 2, whose variance is this one.

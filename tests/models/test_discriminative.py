@@ -1,50 +1,59 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import bounds, estimators, models, networks, tasks
+from mi_jax import bounds, estimators, models, networks
+from tests.draws import draw_normal, draw_params
+
+JOINT, SEPARABLE = networks.JointCritic((8,)), networks.SeparableCritic((8,), 4)
 
 
 @pytest.fixture
 def pairs():
-    return tasks.gaussian(3, 1.0).sample(jax.random.key(0), 16)
+    x, noise = draw_normal(2, 16, 3)
+    return x, 0.7 * x + noise
 
 
 def test_loss_is_minus_the_objective_and_read_outs_are_of_the_same_scores(pairs):
-    model = models.discriminative(networks.JointCritic(), estimators.combined(js=estimators.js(), s=estimators.smile(1.0)))
-    params = model.init(jax.random.key(1), *pairs)
-    scores = model.scores(params, *pairs)
-    loss, (state, nats) = model.loss(params, model.init_state(jax.random.key(7)), *pairs)
-    np.testing.assert_allclose(loss, -bounds.logistic_objective(scores), rtol=1e-6)
-    np.testing.assert_allclose(nats["js"], bounds.nwj(scores + 1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(nats["s"], bounds.smile(scores, 1.0), rtol=1e-5, atol=1e-6)
+    model = models.discriminative(JOINT, estimators.combined(js=estimators.js(), s=estimators.smile(1.0)))
+
+    @jax.jit
+    def look(params, x, y):
+        scores = model.scores(params, x, y)
+        expected = -bounds.logistic_objective(scores), bounds.nwj(scores + 1), bounds.smile(scores, 1.0)
+        return model.loss(params, model.init_state(jax.random.key(7)), x, y), expected
+
+    (loss, (state, nats)), (objective, js, smile) = look(draw_params(model.init, jax.random.key(1), *pairs), *pairs)
+    np.testing.assert_allclose(loss, objective, rtol=1e-6)
+    np.testing.assert_allclose(nats["js"], js, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(nats["s"], smile, rtol=1e-5, atol=1e-6)
     assert state == ()
 
 
-@pytest.mark.parametrize("critic", [networks.JointCritic(), networks.SeparableCritic(), networks.BilinearCritic()])
+@pytest.mark.parametrize("critic", [JOINT, SEPARABLE, networks.BilinearCritic()])
 @pytest.mark.parametrize("estimator", [estimators.infonce(), estimators.nwj(), estimators.js()])
 def test_log_ratio_is_the_diagonal_less_the_offset(critic, estimator, pairs):
     model = models.discriminative(critic, estimator)
-    params = model.init(jax.random.key(1), *pairs)
-    expected = jnp.diagonal(model.scores(params, *pairs)) - (1.0 if estimator.read_out.keys() == {"nwj"} else 0.0)
-    np.testing.assert_allclose(model.log_ratio(params, *pairs), expected, rtol=1e-4, atol=1e-5)
+    params = draw_params(model.init, jax.random.key(1), *pairs)
+    offset = 1.0 if estimator.read_out.keys() == {"nwj"} else 0.0
+    expected = np.diagonal(jax.jit(model.scores)(params, *pairs)) - offset
+    np.testing.assert_allclose(jax.jit(model.log_ratio)(params, *pairs), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_log_ratio_does_not_build_the_matrix(pairs):
+def test_log_ratio_does_not_build_the_matrix():
     """n rows through the critic, not n²: no intermediate of n·n entries or more."""
-    model = models.discriminative(networks.JointCritic(hidden=(8,)), estimators.js())
-    x, y = tasks.gaussian(3, 1.0).sample(jax.random.key(0), 512)
-    params = model.init(jax.random.key(1), x, y)
+    model = models.discriminative(JOINT, estimators.js())
+    x, y = draw_normal(2, 512, 3)
+    params = draw_params(model.init, jax.random.key(1), x, y)
     text = jax.jit(model.log_ratio).lower(params, x, y).as_text()
     assert "512x512" not in text
 
 
 def test_state_of_mine_is_carried(pairs):
-    model = models.discriminative(networks.SeparableCritic(), estimators.mine(decay=0.5))
-    params = model.init(jax.random.key(1), *pairs)
-    _, (first, _) = model.loss(params, model.init_state(jax.random.key(7)), *pairs)
-    _, (second, _) = model.loss(params, first + 1.0, *pairs)
+    model = models.discriminative(SEPARABLE, estimators.mine(decay=0.5))
+    params, loss = draw_params(model.init, jax.random.key(1), *pairs), jax.jit(model.loss)
+    _, (first, _) = loss(params, model.init_state(jax.random.key(7)), *pairs)
+    _, (second, _) = loss(params, first + 1.0, *pairs)
     assert second > first
 
 

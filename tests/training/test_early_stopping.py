@@ -7,6 +7,8 @@ import pytest
 from mi_jax import estimators, models, networks, tasks, training
 from mi_jax.training import seeds
 from mi_jax.training.early_stopping import AVERAGE_DECAY, Validated
+from tests import simple
+from tests.draws import draw_normal
 
 
 def keys(number=5):
@@ -129,11 +131,12 @@ def test_where_no_loss_is_a_number_the_start_stays():
     assert (float(params["w"]), int(best_round)) == (0.0, 0)
 
 
-def real(patience=2, poison=None):
+def real(patience=2, poison=None, critic=networks.BilinearCritic()):  # noqa: B008 - a module is immutable
     """A critic that early stopping stops by rows of its own; at step `poison` its data overflow."""
     task = tasks.gaussian(2, 1.0)
-    model = models.discriminative(networks.SeparableCritic(hidden=(8,)), estimators.infonce())
-    rows = jax.vmap(lambda key: task.sample(key, 16))(jax.random.split(jax.random.key(1_000), 3))
+    model = models.discriminative(critic, estimators.infonce())
+    x, noise = draw_normal(2, 3, 16, 2, seed=1)
+    rows = x, 0.8 * x + 0.6 * noise
 
     def batch(key, step):
         x, y = task.sample(key, 16)
@@ -224,9 +227,27 @@ def test_infinite_losses_at_the_start_are_always_left():
     np.testing.assert_array_equal(params["w"], 2.0)
 
 
-def test_a_seed_has_the_same_bits_alone_and_among_others_in_any_chunks():
+def random_walk():
+    """A walk past a target, faster or slower by its key, under early stopping."""
+
+    def init(key):
+        return walk(np.zeros(1)).init(key)
+
+    def step(state):
+        moved = state.params["w"] + 0.3 * simple.draw_uniform(jax.random.fold_in(state.key, state.step))
+        return state._replace(step=state.step + 1, params={"w": moved}), {"w": moved}
+
+    losses = lambda state: squares(0.2, 0.3)(state.params["w"])  # noqa: E731
+    return training.early_stopping(training.Trainer(init, step), losses, every=5, patience=2)
+
+
+@pytest.mark.parametrize(
+    "make_recipe",
+    [random_walk, pytest.param(lambda: real(critic=networks.SeparableCritic(hidden=(8,)))[0], marks=pytest.mark.slow)],
+)
+def test_a_seed_has_the_same_bits_alone_and_among_others_in_any_chunks(make_recipe):
     """Seeds that stop in different rounds, under `lax.map` on two devices."""
-    recipe, _ = real()
+    recipe = make_recipe()
     together = training.fit(recipe, keys(), steps=12, chunk=5, mapped="map")
     assert len(set(together.states.round.tolist())) > 1
     alone = training.fit(recipe, keys()[3:4], steps=12, chunk=2, mapped="map", devices=jax.devices()[:1])
