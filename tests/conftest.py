@@ -22,7 +22,7 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 
-# Examples that compile for more than a few seconds; the tests of their modules call the same functions, with less to compile.
+# Examples that compile for more than a few seconds; the tests of their modules call the same functions on smaller networks.
 SLOW_DOCTESTS = {
     "mi_jax.blocks.Blocks",
     "mi_jax.estimation.estimate",
@@ -40,9 +40,12 @@ SLOW_DOCTESTS = {
     "mi_jax.networks.critics.BaselineCritic",
     "mi_jax.networks.gaussian.GaussianCritic",
     "mi_jax.networks.gaussian.gaussian_fit",
+    "mi_jax.networks.mlp.MLP",
     "mi_jax.networks.realnvp.JointRealNVP",
     "mi_jax.networks.realnvp.RealNVP",
     "mi_jax.networks.vae.VAE",
+    "mi_jax.tasks.student",
+    "mi_jax.tasks.uniform_noise",
     "mi_jax.training.early_stopping.early_stopping",
     "mi_jax.training.seeds.fit",
     "mi_jax.training.studies.study",

@@ -107,8 +107,8 @@ SHORTER = {
     "2_000)": "4)",
     "steps=1_000": "steps=4",
     "1_000)": "50)",
-    "SeparableCritic()": "SeparableCritic(hidden=(8,))",
-    "models.gm()": "models.gm(networks.JointRealNVP(1, (4,)), networks.RealNVP(1, (4,)), networks.RealNVP(1, (4,)))",
+    "SeparableCritic()": "BilinearCritic()",
+    "models.gm()": "models.gm(networks.JointRealNVP(1, ()), networks.RealNVP(1, ()), networks.RealNVP(1, ()))",
     "mi_jax.estimate(x, y**3)": "mi_jax.estimate(x, y**3, critic=mi_jax.networks.BilinearCritic(), steps=50, batch=64)",
     "self_consistency(x, y, seeds=2, steps=300)": "self_consistency(x, y, estimator=lambda x, y: 1.0)",
 }

@@ -289,7 +289,7 @@ def extreme_matrices(n):
 def extreme_cases():
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
         for n in (2, 3, 5, 64):
-            slow = n in (3, 64) or (n == 2 and dtype != jnp.float32)
+            slow = n in (3, 64) or dtype == jnp.float16 or (n == 2 and dtype != jnp.float32)
             yield pytest.param(dtype, n, marks=[pytest.mark.slow] if slow else [])
 
 

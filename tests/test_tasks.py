@@ -13,12 +13,16 @@ from mi_jax import tasks
 # Made by the tests, not at import, so that collecting them touches no device.
 BEYOND = [
     pytest.param(lambda: tasks.student(1, 0.5, 1.0), id="cauchy"),
-    pytest.param(lambda: tasks.student(20, 2.0, 5.0), id="student"),
+    pytest.param(lambda: tasks.student(20, 2.0, 5.0), id="student", marks=pytest.mark.slow),
     pytest.param(lambda: tasks.uniform_noise(3, 0.1), id="narrow_noise"),
-    pytest.param(lambda: tasks.uniform_noise(20, 2.0), id="wide_noise"),
+    pytest.param(lambda: tasks.uniform_noise(20, 2.0), id="wide_noise", marks=pytest.mark.slow),
     pytest.param(lambda: tasks.rotated(tasks.cubic(5, 1.0), jax.random.key(9)), id="rotated_cubic"),
-    pytest.param(lambda: tasks.rotated(tasks.student(5, 1.0, 2.0), jax.random.key(9)), id="rotated_student"),
-    pytest.param(lambda: tasks.rotated(tasks.uniform_noise(20, 0.5), jax.random.key(9)), id="rotated_noise"),
+    pytest.param(
+        lambda: tasks.rotated(tasks.student(5, 1.0, 2.0), jax.random.key(9)), id="rotated_student", marks=pytest.mark.slow
+    ),
+    pytest.param(
+        lambda: tasks.rotated(tasks.uniform_noise(20, 0.5), jax.random.key(9)), id="rotated_noise", marks=pytest.mark.slow
+    ),
 ]
 
 

@@ -71,22 +71,22 @@ def test_it_runs_writes_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(throughput, "CHUNK_SECONDS", 0.05)
     monkeypatch.setitem(throughput.OURS, "joint 2x256", lambda: networks.JointCritic(hidden=(8, 8)))
     monkeypatch.setitem(throughput.PLAIN, "joint 2x256", lambda: steps.ConcatenatedCritic((8, 8)))
-    arguments = ["--out", str(tmp_path), "--n", "4", "1024", "--seeds", "1", "3", "--steps", "2", "--rounds", "2"]
+    arguments = ["--out", str(tmp_path), "--n", "4", "1024", "--seeds", "1", "--steps", "2", "--rounds", "2"]
     arguments += ["--devices", "all"]
     arguments += ["--critics", "joint 2x256", "--limit", "2"]
     throughput.main(arguments)
     out = capsys.readouterr().out
-    assert "skipped, over the limit: joint 2x256, n = 1024, 3 seeds" in out
+    assert "skipped, over the limit: joint 2x256, n = 1024, 1 seed" in out
     written = [json.loads(path.read_text()) for path in (tmp_path / "rows").iterdir()]
     written = [row for row in written if "critic" in row["config"]]
     small = [row for row in written if row["config"]["n"] == 4]
-    assert len(small) == 2
+    assert len(small) == 1
     assert all(len(row["step_seconds"]) == 2 and min(row["step_seconds"]) > 0 for row in written)
     page = (tmp_path / "throughput.md").read_text()
     assert "| mi_jax " in page
     assert "`import mi_jax` takes" in page
     assert page.count("| joint 2x256 | 4") == len(small)
-    assert re.search(r"joint 2x256, n = 1,024: (1, )?3 seeds \(from ", page)
+    assert re.search(r"joint 2x256, n = 1,024: 1 seeds \(from ", page)
     assert "0.50 of the time (0.50 to 0.50), and the same number to the last bit." in page
     assert "The folder holds 1.0 MiB." in page
     assert (tmp_path / "throughput.png").stat().st_size > 10_000

@@ -129,7 +129,7 @@ def test_the_second_call_does_not_compile(name):
     assert run_small(name).traces == [name]
 
 
-@every_model
+@select_default("mine", "ba")
 def test_same_without_jit(name):
     run = run_small(name)
     chex.assert_trees_all_close(run.model.loss(run.params, run.state, *run.pairs), run.loss, rtol=1e-4, atol=1e-5)

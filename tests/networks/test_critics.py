@@ -117,7 +117,7 @@ def test_starts_near_the_ratio_one_also_on_heavy_tails(name):
     assert np.abs(jax.jit(lambda key: critic.apply(critic.init(key, x, y), x, y**3))(jax.random.key(1))).max() < 5
 
 
-@pytest.mark.parametrize("critic", [JointCritic, SeparableCritic])
+@pytest.mark.parametrize("critic", [JointCritic, pytest.param(SeparableCritic, marks=slow)])
 def test_in_bfloat16_products_are_short_and_parameters_and_scores_are_not(critic):
     x, y = rows((40, 20), (40, 20))
     low, full = critic(dtype=jnp.bfloat16), critic()

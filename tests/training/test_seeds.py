@@ -21,7 +21,7 @@ def critic_recipe(estimator):
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
-@pytest.mark.parametrize("num_seeds", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_seeds", [1, 2, 5, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_number_of_seeds_on_any_number_of_devices(num_seeds, num_devices):
     plan = seeds.layout(num_seeds, jax.devices()[:num_devices])
     assert len(plan.devices) == min(num_seeds, num_devices)
