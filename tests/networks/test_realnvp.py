@@ -231,7 +231,7 @@ DENSITIES = {
 
 
 @pytest.mark.parametrize(
-    "name", ["realnvp", "joint", *(pytest.param(name, marks=slow) for name in ("conditional", "gaussian"))]
+    "name", ["realnvp", "joint", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conditional", "gaussian"))]
 )
 def test_half_precision_and_numpy_rows_are_scored_in_float32_and_integers_refused(name):
     density, arguments = DENSITIES[name]
