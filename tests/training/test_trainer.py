@@ -226,11 +226,12 @@ def check_means(model, read_means):
     batch, rows = draw_normal(2, 32, 2, seed=1), draw_normal(2, 32, 2, seed=2)
 
     @jax.jit
-    def look(key, batch, rows):
+    def look(keys, batch, rows):
         make = lambda example: training.trainer(model, lambda key, step: batch, example=example)  # noqa: E731
-        return [make(example).init(key) for example in (rows, None)]
+        return [make(example).init(key) for key, example in zip(keys, (rows, None), strict=True)]
 
-    for state, pair in zip(look(jax.random.key(0), tuple(batch), tuple(rows)), (rows, batch), strict=True):
+    keys = jax.random.key(0), jax.random.key(1)
+    for state, pair in zip(look(keys, tuple(batch), tuple(rows)), (rows, batch), strict=True):
         for mean, values in zip(read_means(state.params), pair, strict=True):
             np.testing.assert_allclose(mean, np.mean(values, axis=0, dtype=float), atol=1e-6)
         chex.assert_trees_all_equal_shapes(optax.tree.get(state.opt_state, "mu"), state.params)
