@@ -405,7 +405,7 @@ def test_bad_baseline(bound):
         bound(jnp.zeros((3, 3)), jnp.zeros(3, int))
 
 
-# The exact log ratio of the Gaussian task: must-show 3
+# The exact log ratio of the Gaussian task
 
 
 MI, DIM, N, BATCHES = 2.0, 20, 64, 1_500

@@ -176,7 +176,7 @@ def test_read_outs_are_the_bounds_of_the_whole_matrix():
 
 @pytest.mark.parametrize("name", READ_OUTS)
 def test_the_influence_is_that_of_leaving_a_row_out(name):
-    """The jackknife's, (n - 1) times what the bound loses without the row, but for terms of 1 / n."""
+    """The jackknife's influence: (n - 1) times what the bound loses without the row, up to terms of 1 / n."""
     matrix, found = read_out_one_group()
     without = [READ_OUTS[name](np.delete(np.delete(matrix, i, axis=0), i, axis=1)) for i in range(120)]
     jackknife = 119 * (np.mean(without) - np.array(without))
@@ -309,7 +309,7 @@ def read_out_extreme_scores(scale):
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_scores_that_overflow_when_exponentiated_stay_finite(scale):
-    """Equal on the diagonal and off it, but for the sign."""
+    """Scores of one size everywhere, with opposite signs on the diagonal and off it."""
     sums, found, effective_pairs = read_out_extreme_scores(scale)
     for leaf in sums:
         assert np.isfinite(leaf).all()

@@ -113,7 +113,7 @@ def check_exact_conditional(mi, dim, n, batches=10_000):
 @pytest.mark.slow
 @pytest.mark.parametrize("mi", [2.0, 6.0, 10.0])
 def test_ba_with_the_exact_conditional_is_exact(mi):
-    """Must-show 3, at the paper's dimension and at any number of pairs."""
+    """At the paper's dimension and at any number of pairs."""
     check_exact_conditional(mi, dim=20, n=64)
 
 

@@ -97,7 +97,7 @@ REPRESENTATIVE = {
 
 @pytest.mark.parametrize(("name", "conditional", "dim", "dtype"), slow_unless(REPRESENTATIVE))
 def test_inverse_and_log_det(name, conditional, dim, dtype):
-    """Must-show 1: at random parameters, in float64 to 1e-8 and in float32 to 1e-3.
+    """At random parameters, in float64 to 1e-8 and in float32 to 1e-3.
 
     Some of these random flows have, at some rows, Jacobians of condition 1e5 and more, where float32 allows less than 1e-3.
     """

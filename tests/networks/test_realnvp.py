@@ -79,7 +79,7 @@ def trained(flow, sample, steps, learning_rate):
     ],
 )
 def test_learns_a_density_known_in_closed_form(flow, density, steps, learning_rate):
-    """Must-show 2: a held-out log-likelihood within 0.1 nats of the true one; and its samples are of that density."""
+    """A held-out log-likelihood within 0.1 nats of the true one; and its samples are of that density."""
     sample, log_density = density
     params = trained(flow, sample, steps, learning_rate)
 
@@ -110,7 +110,7 @@ def test_learns_a_density_known_in_closed_form(flow, density, steps, learning_ra
     ],
 )
 def test_density_integrates_to_one(kind, context, points):
-    """Must-show 1, in two dimensions at random parameters.
+    """In two dimensions, at random parameters.
 
     Such a flow's draws reach a thousand times farther than their quartiles, so the grid's steps grow with the distance from
     the median, as sinh does.
