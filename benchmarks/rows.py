@@ -22,7 +22,7 @@ from mi_jax.training import seeds
 SCHEMA = 1
 _PACKAGES = ("mi-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 # What a run's bits depend on, besides its configuration.
-_BITS_DEPEND_ON = ("machine", "platform", "device_kind", "threads", "xla_flags", "versions")
+_BITS_DEPEND_ON = ("machine", "platform", "device_kind", "threads", "xla_flags", "matmul_precision", "versions")
 
 
 class Moments(NamedTuple):
@@ -91,6 +91,8 @@ def environment() -> dict[str, Any]:
     return {
         **seeds.environment(),
         "processor": machine.processor(),
+        # None is the backend's default: float32 on a CPU, TensorFloat-32 on an NVIDIA GPU.
+        "matmul_precision": jax.config.jax_default_matmul_precision,
         "devices": jax.device_count(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
