@@ -5,7 +5,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 
-from mi_jax.training import seeds
+from mi_jax.training import hosts as training_hosts
 
 
 @contextlib.contextmanager
@@ -49,11 +49,11 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heartbeat-timeout", type=positive_int, default=60, help=heartbeat_help)
 
 
-def hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[seeds.Host]:
+def hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[training_hosts.Host]:
     """The processes that the options name, as a context."""
     if options.coordinator is None:
         if options.processes is not None or options.process is not None:
             raise ValueError("--processes and --process need --coordinator, the host:port of process 0")
-        return contextlib.nullcontext(seeds.host())
+        return contextlib.nullcontext(training_hosts.host())
     coordinator = None if options.coordinator == "auto" else options.coordinator
-    return seeds.hosts(coordinator, options.processes, options.process, heartbeat_timeout=options.heartbeat_timeout)
+    return training_hosts.hosts(coordinator, options.processes, options.process, heartbeat_timeout=options.heartbeat_timeout)

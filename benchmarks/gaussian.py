@@ -23,7 +23,7 @@ from tqdm import tqdm
 from benchmarks import cli, figures, machine, rows, summary
 from benchmarks.summary import FLOW
 from mi_jax import estimators, models, networks, tasks, training
-from mi_jax.training import seeds
+from mi_jax.training import layout, runs
 
 TASKS = {"gaussian": tasks.gaussian, "cubic": tasks.cubic}
 CRITICS = {"joint": networks.JointCritic, "separable": networks.SeparableCritic}
@@ -192,18 +192,18 @@ def _run_cell(cell: Cell, missing: Sequence[int], folder: Path, here: dict[str, 
     program = None
     for group in (missing[i : i + size] for i in range(0, len(missing), size)):
         if program is None or program.layout.num_seeds != len(group):
-            program = seeds.compile_training(cell.trainer(), seeds.layout(len(group)), steps=cell.steps)
+            program = runs.compile_training(cell.trainer(), layout.layout(len(group)), steps=cell.steps)
         keys = jnp.stack([jax.random.fold_in(jax.random.key(ROOT_KEY), seed) for seed in group])
         title = f"{cell.label}, seed {group[0]}" if len(group) == 1 else f"{cell.label}, seeds {group[0]}-{group[-1]}"
         with tqdm(total=cell.steps, desc=title, unit="step", disable=None) as bar:
-            result = seeds.run(program, keys, functools.partial(_advance, bar))
+            result = runs.run(program, keys, functools.partial(_advance, bar))
         for place, seed in enumerate(group):
             rows.write(folder, _row(cell, seed, here, result, place))
         compiled, ran = machine.duration(result.compile_seconds), machine.duration(result.run_seconds)
         print(f"{title}: compiled in {compiled}, ran in {ran}", flush=True)
 
 
-def _advance(bar: tqdm, report: seeds.Report) -> None:
+def _advance(bar: tqdm, report: training.Report) -> None:
     """Move the progress bar, and show the chunk's mean read-outs on it."""
     bar.set_postfix({name: f"{nats.mean():.2f}" for name, nats in report.nats.items()}, refresh=False)
     bar.update(report.done - bar.n)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from benchmarks import cli, images_figures, machine, rows
 from benchmarks.images_figures import LESS
 from mi_jax import datasets, estimators, evaluation, groups, models, networks, training
-from mi_jax.training import seeds
+from mi_jax.training import layout, runs
 
 TAUS = (1.0, 5.0)
 ROOT_KEY = 0
@@ -120,7 +120,7 @@ class Cell:
     def _decoder(self) -> tuple[int, ...] | None:
         return (400, 400) if self.data == "mnist" else None
 
-    def pair(self, settings: training.Settings, first: Array, second: Array) -> tuple[Array, Array]:
+    def pair(self, settings: Mapping[str, Array], first: Array, second: Array) -> tuple[Array, Array]:
         """(x, y) of the setting, from two images each."""
         height = first.shape[1]
         top = lambda images, t: jnp.where(jnp.arange(height)[:, None, None] < t, images, 0).astype(images.dtype)  # noqa: E731
@@ -130,24 +130,25 @@ class Cell:
         y = [top(first, settings["t"]), top(second, settings["t_second"])]
         return jnp.concatenate([first, second], axis=-1), jnp.concatenate(y, axis=-1)
 
-    def recipe(self, settings: training.Settings) -> training.Trainer:
-        """How a seed is trained, on the images among its settings."""
+    def make_trainer(self, inputs: training.Inputs) -> training.Trainer:
+        """How a seed is trained, on the images that all seeds share."""
+        data = inputs.shared
 
         def batch(key: Array, step: Array) -> tuple[Array, Array]:
             del step
-            places = jax.random.randint(key, (2, self.batch), 0, len(settings["images"]))
-            x, y = self.pair(settings, *(settings["images"][place] for place in places))
-            return (settings["labels"][places[0]], y) if self.objective == "labels" else (x, y)
+            places = jax.random.randint(key, (2, self.batch), 0, len(data["images"]))
+            x, y = self.pair(data, *(data["images"][place] for place in places))
+            return (data["labels"][places[0]], y) if self.objective == "labels" else (x, y)
 
         return training.trainer(self.model(), batch, training.adam(self.learning_rate))
 
-    def held_out(self, run: tuple[Any, training.Settings]) -> dict[str, dict[str, Nats]]:
-        """What is read out, name -> value and standard error, of one seed's parameters on its test images."""
-        params, settings = run
-        half = len(settings["images"]) // 2
-        x, y = self.pair(settings, settings["images"][:half], settings["images"][half : 2 * half])
+    def held_out(self, params: Any, inputs: training.Inputs) -> dict[str, dict[str, Nats]]:
+        """What is read out, name -> value and standard error, of one seed's parameters on the test images."""
+        data = inputs.shared
+        half = len(data["images"]) // 2
+        x, y = self.pair(data, data["images"][:half], data["images"][half : 2 * half])
         if self.objective == "labels":
-            return self._of_labels(params, settings["labels"][:half], y)
+            return self._of_labels(params, data["labels"][:half], y)
         if self.objective == "gm":
             return self._of_densities(params, x, y)
         model = self.model()
@@ -206,7 +207,7 @@ def _read(found: evaluation.ReadOut) -> dict[str, Nats]:
 
 
 class _Programs(NamedTuple):
-    train: seeds.Program
+    train: runs.Program
     held_out: Any
     compile_seconds: float
 
@@ -234,16 +235,15 @@ class Runner:
     def __call__(self, cell: Cell, group: Sequence[int]) -> Iterator[dict[str, Any]]:
         """The rows of some seeds of a cell."""
         keys = jnp.stack([jax.random.fold_in(jax.random.key(ROOT_KEY), seed) for seed in group])
-        repeat = lambda tree: jax.tree.map(lambda leaf: np.stack([leaf] * len(group)), tree)  # noqa: E731
-        runs = training.Run(keys, repeat(self.settings(cell, self.data.train, cell.images)))
-        tests = repeat(self.settings(cell, self.data.test, cell.tests))
+        inputs = training.Inputs(shared=self.settings(cell, self.data.train, cell.images))
+        tests = training.Inputs(shared=self.settings(cell, self.data.test, cell.tests))
         fresh = (cell.program(), len(group)) not in self.compiled
-        programs = self._programs(cell.program(), runs, tests)
+        programs = self._programs(cell.program(), len(group), inputs, tests)
         with tqdm(total=cell.steps, desc=cell.label, unit="step", leave=False, disable=None) as bar:
-            fit = seeds.run(programs.train, runs, functools.partial(_advance, bar))
+            fit = runs.run(programs.train, keys, functools.partial(_advance, bar), inputs=inputs)
         start = time.perf_counter()
         plan = programs.train.layout
-        found = plan.join(programs.held_out(plan.place((fit.states.params, tests))))
+        found = plan.join(programs.held_out(plan.place(fit.states.params), plan.place_inputs(tests)))
         seconds = fit.run_seconds + time.perf_counter() - start
         for place, seed in enumerate(group):
             yield {
@@ -255,20 +255,19 @@ class Runner:
                 "held_out": jax.tree.map(lambda leaf, place=place: rows.number(leaf[place]), found),
             }
 
-    def _programs(self, cell: Cell, runs: training.Run, tests: Any) -> _Programs:
-        number = len(runs.key)
+    def _programs(self, cell: Cell, number: int, inputs: training.Inputs, tests: training.Inputs) -> _Programs:
         if (cell, number) not in self.compiled:
             start = time.perf_counter()
-            plan = seeds.layout(number)
-            example = jax.tree.map(lambda leaf: leaf[0], runs)
-            train = seeds.compile_training(training.swept(cell.recipe), plan, steps=cell.steps, chunk=100, example=example)
-            like = jax.eval_shape(plan.split, (train.states.params, tests))
-            held_out = plan.compile(cell.held_out, like)
+            plan = layout.layout(number)
+            trainer = training.from_inputs(cell.make_trainer)
+            train = runs.compile_training(trainer, plan, steps=cell.steps, chunk=100, inputs=inputs)
+            params = jax.eval_shape(plan.split, train.states.params)
+            held_out = plan.compile(cell.held_out, params, plan.placed_shapes(tests))
             self.compiled[cell, number] = _Programs(train, held_out, time.perf_counter() - start)
         return self.compiled[cell, number]
 
 
-def _advance(bar: tqdm, report: seeds.Report) -> None:
+def _advance(bar: tqdm, report: training.Report) -> None:
     bar.update(report.done - bar.n)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import cli, machine
 from benchmarks.study import Protocol
-from mi_jax.training import Study, seeds
+from mi_jax.training import Study, layout
 
 SMALL = Protocol(mis=(2.0, 6.0), learning_rates=(5e-4,), num_seeds=4, steps=4_000)
 CHUNK = 100  # steps between checkpoints, so that a kill meets one being written every now and then
@@ -84,7 +84,7 @@ def numbers(study: Study) -> dict[str, object]:
     """Estimates, parameters and all else of the states, as NumPy arrays."""
     states = study.states._replace(key=jax.random.key_data(study.states.key))
     tree = {"history": study.history, "fixed": study.fixed, "states": states, "finished": study.finished}
-    return jax.tree.map(np.asarray, seeds.to_host(tree))
+    return jax.tree.map(np.asarray, layout.to_host(tree))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,7 +23,6 @@ from tabulate import tabulate
 
 from benchmarks import cli, machine, rows
 from mi_jax import estimators, models, networks, tasks, training
-from mi_jax.training import seeds
 
 DIM, BATCH, MIS = 20, 64, (2.0, 6.0, 10.0)
 TYPES = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -58,7 +57,7 @@ class Cell:
         keys = jax.random.split(jax.random.key(0), self.seeds)
         found: dict[str, Any] = {}
         for name, dtype in TYPES.items():
-            fit = seeds.fit(self.recipe(dtype), keys, steps=self.steps)
+            fit = training.fit(self.recipe(dtype), keys, steps=self.steps)
             last = np.float64(fit.history[self.objective][:, -self.last :])
             found[name] = {
                 "mean": last.mean(axis=1).tolist(),

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from mi_jax.training import seeds
+from mi_jax.training import layout
 
 SCHEMA = 1
 _PACKAGES = ("mi-jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -89,10 +89,10 @@ def identity(config: Mapping[str, Any]) -> str:
 def environment() -> dict[str, Any]:
     """This machine, its devices, the versions and the commit."""
     return {
-        **seeds.environment(),
+        **layout.environment(),
         "processor": machine.processor(),
         # None is the backend's default: float32 on a CPU, TensorFloat-32 on an NVIDIA GPU.
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         "devices": jax.device_count(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},

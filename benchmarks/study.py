@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from benchmarks import cli, drawing, machine
 from mi_jax import estimators, models, networks, tasks, theory, training
-from mi_jax.training import Study, seeds
+from mi_jax.training import Study
 
 ROOT_KEY = 0
 BATCH = 64
@@ -60,7 +60,7 @@ class Protocol:
         return training.trainer(model, lambda key, _: task.sample(key, BATCH), training.adam(settings["learning_rate"]))
 
     def study(
-        self, folder: Path, every: float, on_chunk: Callable[[str, seeds.Report], None] | None = None, **options: Any
+        self, folder: Path, every: float, on_chunk: Callable[[str, training.Report], None] | None = None, **options: Any
     ) -> Study:
         """Run what is missing of it; the runs are kept in the folder."""
         return training.study(
@@ -97,7 +97,7 @@ class Progress:
     def __init__(self) -> None:
         self.bar: Any = None
 
-    def __call__(self, name: str, report: seeds.Report) -> None:
+    def __call__(self, name: str, report: training.Report) -> None:
         """Show one chunk's progress."""
         if self.bar is None:
             self.bar = tqdm(total=report.steps, desc=name, unit="step", leave=False, disable=None)

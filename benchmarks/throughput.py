@@ -26,7 +26,7 @@ from jaxtyping import Array
 
 from benchmarks import cli, machine, processes, rows, steps, throughput_figures
 from mi_jax import estimators, models, networks, tasks, training
-from mi_jax.training import seeds
+from mi_jax.training import layout, runs
 
 DIM, MI, WIDTH, EMBED = processes.DIM, processes.MI, 256, 32
 IMAGE = (28, 28, 1)
@@ -112,7 +112,7 @@ class Clock:
         self.plains: list[float] = []
         self.left: float | None = None
 
-    def __call__(self, report: seeds.Report) -> None:
+    def __call__(self, report: training.Report) -> None:
         del report
         if self.left is not None:  # the first chunk holds the start as well
             self.ours.append(time.perf_counter() - self.left)
@@ -153,7 +153,7 @@ class Plan(NamedTuple):
 
 def plan_of(cell: Cell, rounds: int, length: int | None = None) -> Plan:
     """By default the steps that four seeds make in `CHUNK_SECONDS`, of more seeds as many: they share a start of a chunk."""
-    peak = peak_of(seeds.layout(cell.seeds, cell.local_devices()).devices)()
+    peak = peak_of(layout.layout(cell.seeds, cell.local_devices()).devices)()
     seconds = cell.products() / (EFFICIENCY * peak)
     length = length or max(2, min(500, int(CHUNK_SECONDS / (min(cell.seeds, 4) * seconds))))
     plain = max(CHUNK_SECONDS / 2, cell.products() * len(cell.local_devices()) / (EFFICIENCY * peak))
@@ -162,10 +162,10 @@ def plan_of(cell: Cell, rounds: int, length: int | None = None) -> Plan:
 
 def measure(cell: Cell, rounds: int, length: int) -> dict[str, Any]:
     """The row of a cell, timed over some chunks of so many steps."""
-    recipe, plan = cell.recipe(), seeds.layout(cell.seeds, cell.local_devices())
-    program = seeds.compile_training(recipe, plan, steps=length * (rounds + 1), chunk=length)
+    recipe, plan = cell.recipe(), layout.layout(cell.seeds, cell.local_devices())
+    program = runs.compile_training(recipe, plan, steps=length * (rounds + 1), chunk=length)
     clock = Clock(peak_of(plan.devices), plain_steps(cell.critic, cell.n, CHUNK_SECONDS / 2))
-    fit = seeds.run(program, jax.random.split(jax.random.key(0), cell.seeds), clock)
+    fit = runs.run(program, jax.random.split(jax.random.key(0), cell.seeds), clock)
     state = jax.eval_shape(recipe.init, jax.random.key(0))
     analysis: Any = jax.jit(recipe.step).lower(state).cost_analysis()
     memory: Any = program.chunks[0].memory_analysis()

@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from benchmarks import cli, machine, moments, rows, variance_figures
 from benchmarks.moments import Moments
-from mi_jax import bounds, projections, tasks, theory
-from mi_jax.training import seeds
+from mi_jax import bounds, projections, tasks, theory, training
+from mi_jax.training import layout
 
 SCHEMA = 1
 ROOT_KEY = 0
@@ -236,11 +236,11 @@ def merged(parts: Iterable[Part]) -> dict[str, Moments]:
 
 
 @functools.cache
-def _program(cell: Cell, together: int) -> tuple[seeds.Layout, Any]:
+def _program(cell: Cell, together: int) -> tuple[layout.Layout, Any]:
     """The compiled drawing of so many chunks at once."""
-    plan = seeds.layout(together, mapped="map")
+    plan = layout.layout(together, mapped="map")
     shape = jax.eval_shape(lambda: plan.split(jax.random.split(jax.random.key(ROOT_KEY), plan.num_seeds)))
-    return plan, plan.compile(cell.draw, shape)
+    return plan, plan.compile(lambda drawn, _: cell.draw(drawn), shape, training.Inputs())
 
 
 def draw_chunks(cell: Cell, start: int, stop: int, advance: Callable[[int], Any] = lambda _: None) -> Part:
@@ -253,7 +253,7 @@ def draw_chunks(cell: Cell, start: int, stop: int, advance: Callable[[int], Any]
     for first in range(start, stop, plan.num_seeds):
         numbers = [min(number, stop - 1) for number in range(first, first + plan.num_seeds)]
         keys = jnp.stack([jax.random.fold_in(root, number) for number in numbers])
-        logs = plan.join(program(plan.split(keys)))
+        logs = plan.join(program(plan.split(keys), training.Inputs()))
         for place in range(min(plan.num_seeds, stop - first)):
             made = quantities(cell, {name: values[place] for name, values in logs.items()})
             chunks.append({name: moments.of(values) for name, values in made.items()})

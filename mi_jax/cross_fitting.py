@@ -13,11 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mi_jax import estimators, evaluation, groups, models, training
 from mi_jax.models import Model
-from mi_jax.training import seeds as seeding
+from mi_jax.training import layout as layouts
+from mi_jax.training import runs as training_runs
+from mi_jax.training.layout import Layout
 
 FOLDS = 5
 VALIDATION_SHARE = 0.1
@@ -173,39 +175,43 @@ def sizes(num_rows: int) -> tuple[int, int, int]:
 
 def fit(
     recipe: Recipe,
-    data: Sequence[tuple[np.ndarray, np.ndarray]],
+    rows: tuple[np.ndarray, np.ndarray],
     parts: Sequence[Split],
     keys: Array,
     *,
+    orders: Sequence[np.ndarray] | None = None,
     tau: float | None = None,
     devices: Sequence[jax.Device] | None = None,
-    on_chunk: Callable[[seeding.Report], None] | None = None,
+    on_chunk: Callable[[training.Report], None] | None = None,
 ) -> tuple[list[Fitted], Seconds]:
     """Train and read out every seed on every data set, side by side.
 
     Args:
       recipe: what to train, and how.
-      data: (x, y) float32 rows, all of one shape.
+      rows: (x, y) float32 rows.
       parts: the rows of each seed, the same in all data sets.
       keys: (seeds,) typed keys, the same for all data sets.
+      orders: one data set for each: y is taken in this order. By default one set, as the rows are paired.
       tau: where SMILE clips, instead of what the validation rows say.
       devices: by default all local ones.
-      on_chunk: told between chunks of `CHUNK` validations.
+      on_chunk: called between chunks of `CHUNK` validations.
 
     Returns:
       A `Fitted` for each data set, and the seconds that all took.
     """
-    places = [(x, y, part, key) for x, y in data for part, key in zip(parts, keys, strict=True)]
-    runs = training.Run(jnp.stack([key for *_, key in places]), _stacked([_rows(x, y, part) for x, y, part, _ in places]))
-    tests = _stacked([_test_rows(x, y, part, tau) for x, y, part, _ in places])
-    plan = seeding.layout(len(places), devices)
+    orders = [np.arange(len(rows[0]))] if orders is None else orders
+    places = [(part, order) for order in orders for part in parts]
+    run_keys = jnp.concatenate([keys] * len(orders))
+    inputs = training.Inputs(rows, _stack([_train_rows(part, order) for part, order in places]))
+    tests = training.Inputs(rows, _stack([_test_rows(part, order, tau) for part, order in places]))
+    plan = layouts.layout(len(places), devices)
     start = time.perf_counter()
-    programs = _programs(recipe, plan, _shapes(runs), _shapes(tests))
+    programs = _programs(recipe, plan, _shapes(inputs), _shapes(tests))
     compiled = time.perf_counter()
-    trained = seeding.run(programs.train, runs, on_chunk)
+    trained = training_runs.run(programs.train, run_keys, on_chunk, inputs=inputs)
     ready = time.perf_counter()
-    params, best_round = seeding.to_host(training.chosen(trained.states))
-    held_out = plan.join(programs.held_out(plan.place((params, tests))))
+    params, best_round = layouts.to_host(training.select_parameters(trained.states))
+    held_out = plan.join(programs.held_out(plan.place(params), plan.place_inputs(tests)))
     seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
     states = trained.states
     start_loss = states.start.losses.mean(axis=-1)
@@ -214,71 +220,107 @@ def fit(
     return [jax.tree.map(lambda leaf, part=part: leaf[part], whole) for part in each], seconds
 
 
-def _rows(x: np.ndarray, y: np.ndarray, part: Split) -> dict[str, np.ndarray]:
-    return {"x": x[part.train], "y": y[part.train], "x_valid": x[part.valid], "y_valid": y[part.valid]}
+class Pairs(NamedTuple):
+    """Joint pairs by number: x[x_rows[i]] stands with y[y_rows[i]]."""
+
+    x_rows: Int[np.ndarray, " n"]
+    y_rows: Int[np.ndarray, " n"]
+
+    def of(self, rows: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Their rows, out of all."""
+        return rows[0][self.x_rows], rows[1][self.y_rows]
 
 
-def _test_rows(x: np.ndarray, y: np.ndarray, part: Split, tau: float | None) -> dict[str, np.ndarray]:
-    rows = {"test": part.test, "valid": part.valid, "train": part.train[: len(part.test)]}
-    found: dict[str, Any] = {name: (x[numbers], y[numbers]) for name, numbers in rows.items()}
-    return found | {"tau": np.float32(np.nan if tau is None else tau)}
+class TrainRows(NamedTuple):
+    """The pairs that a run trains on, and those that stop it."""
+
+    train: Pairs
+    valid: Pairs
 
 
-def _stacked(trees: Sequence[Any]) -> Any:
+class ReadOutRows(NamedTuple):
+    """The pairs that a run is read out on, others to compare with, and where SMILE clips (NaN: by the validation pairs)."""
+
+    test: Pairs
+    valid: Pairs
+    train: Pairs
+    tau: Any
+
+
+def _pairs(numbers: np.ndarray, order: np.ndarray) -> Pairs:
+    return Pairs(numbers.astype(np.int32), order[numbers].astype(np.int32))
+
+
+def _train_rows(part: Split, order: np.ndarray) -> TrainRows:
+    return TrainRows(_pairs(part.train, order), _pairs(part.valid, order))
+
+
+def _test_rows(part: Split, order: np.ndarray, tau: float | None) -> ReadOutRows:
+    numbers = part.test, part.valid, part.train[: len(part.test)]
+    test, valid, train = (_pairs(some, order) for some in numbers)
+    return ReadOutRows(test, valid, train, np.float32(np.nan if tau is None else tau))
+
+
+def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _shapes(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
-    """The shapes of one seed's tree, hashable."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves)
+def _shapes(inputs: training.Inputs) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The shapes of the inputs of one run, hashable."""
+    one = training.Inputs(inputs.shared, jax.tree.map(lambda leaf: leaf[0], inputs.per_run))
+    leaves, structure = jax.tree.flatten(one)
+    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 class _Programs(NamedTuple):
-    train: seeding.Program
+    train: training_runs.Program
     held_out: Any
 
 
-def _programs(recipe: Recipe, plan: seeding.Layout, run: Any, tests: Any) -> _Programs:
+def _programs(recipe: Recipe, plan: Layout, inputs: Any, tests: Any) -> _Programs:
     """The compiled programs of a recipe on these shapes; kept, if the critic's fields can be hashed."""
     try:
-        return _compiled(recipe, plan, run, tests)
+        return _compiled(recipe, plan, inputs, tests)
     except TypeError:
-        return _compiled.__wrapped__(recipe, plan, run, tests)
+        return _compiled.__wrapped__(recipe, plan, inputs, tests)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(recipe: Recipe, plan: seeding.Layout, run: Any, tests: Any) -> _Programs:
-    example, test = (jax.tree.unflatten(*shapes) for shapes in (run, tests))
-    train = seeding.compile_training(_trainer(recipe), plan, steps=recipe.rounds, chunk=CHUNK, example=example)
-    many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype), test)
-    like = jax.eval_shape(plan.split, (train.states.best.params, many))
-    return _Programs(train, plan.compile(functools.partial(_held_out, recipe), like))
+def _compiled(recipe: Recipe, plan: Layout, inputs: Any, tests: Any) -> _Programs:
+    train_inputs, test_inputs = (jax.tree.unflatten(*shapes) for shapes in (inputs, tests))
+    trainer = _trainer(recipe)
+    train = training_runs.compile_training(trainer, plan, steps=recipe.rounds, chunk=CHUNK, inputs=train_inputs)
+    many = lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype)  # noqa: E731
+    placed = plan.placed_shapes(test_inputs._replace(per_run=jax.tree.map(many, test_inputs.per_run)))
+    params = jax.eval_shape(plan.split, train.states.best.params)
+    return _Programs(train, plan.compile(functools.partial(_held_out, recipe), params, placed))
 
 
 def _trainer(recipe: Recipe) -> training.Trainer:
-    """Training with early stopping, of a run whose settings are its training and validation rows."""
+    """Training with early stopping. The data are shared by all runs; each run has the numbers of its rows."""
     model = recipe.model()
     trained = _grouped(model, recipe.group)
 
-    def on(rows: training.Settings) -> training.Trainer:
+    def make_trainer(inputs: training.Inputs) -> training.Trainer:
+        rows, pairs = inputs.shared, inputs.per_run.train
+
         def batch(key: PRNGKeyArray, step: Array) -> tuple[Array, Array]:
             del step
-            chosen = jax.random.randint(key, (recipe.batch,), 0, len(rows["x"]))
-            return rows["x"][chosen], rows["y"][chosen]
+            drawn = jax.random.randint(key, (recipe.batch,), 0, len(pairs.x_rows))
+            return Pairs(pairs.x_rows[drawn], pairs.y_rows[drawn]).of(rows)
 
-        return training.trainer(trained, batch, training.adam(recipe.learning_rate), (rows["x"], rows["y"]))
+        return training.trainer(trained, batch, training.adam(recipe.learning_rate), pairs.of(rows))
 
-    def losses(state: training.TrainState) -> Float[Array, " groups"]:
-        rows = dict(state.settings)
-        # Of more pairs than a training group has: a ratio that explodes on rare pairs must be seen to.
-        size = min(VALIDATION_GROUP, max(2, len(rows["x_valid"]) // VALIDATION_GROUPS))
-        x, y = (rows[name][: MOST_VALIDATION_GROUPS * size] for name in ("x_valid", "y_valid"))
+    def losses(state: training.TrainState, inputs: training.Inputs) -> Float[Array, " groups"]:
+        valid = inputs.per_run.valid
+        # More pairs than a training group has: a ratio that explodes on rare pairs must be seen.
+        size = min(VALIDATION_GROUP, max(2, len(valid.x_rows) // VALIDATION_GROUPS))
+        x, y = jax.tree.map(lambda numbers: numbers[: MOST_VALIDATION_GROUPS * size], valid).of(inputs.shared)
         # Not all groups at once, so that memory does not grow with their number.
         at_once = functools.partial(jax.lax.map, batch_size=max(1, evaluation.BLOCK_PAIRS // size**2))
         return _group_losses(model, size, state.params, state.model_state, x, y, at_once)[0]
 
-    return training.early_stopping(training.swept(on), losses, every=EVERY, patience=recipe.patience)
+    return training.early_stopping(training.from_inputs(make_trainer), losses, every=EVERY, patience=recipe.patience)
 
 
 def _grouped(model: Model, size: int) -> Model:
@@ -303,10 +345,10 @@ def _group_losses(
     return mapped(lambda group: model.loss(params, state, *group), (groups.cut(x, size), groups.cut(y, size)))
 
 
-def _held_out(recipe: Recipe, run: tuple[Any, Any]) -> HeldOut:
-    """One seed's read-out, of its parameters and its rows."""
-    params, rows = run
-    model = recipe.model()
+def _held_out(recipe: Recipe, params: Any, inputs: training.Inputs) -> HeldOut:
+    """One seed's read-out, from its parameters and its rows."""
+    tests, model = inputs.per_run, recipe.model()
+    rows = {name: getattr(tests, name).of(inputs.shared) for name in ("test", "valid", "train")} | {"tau": tests.tau}
     held_out = _densities if model.scores is None else _scores
     return held_out(recipe, model, params, rows)
 

@@ -20,12 +20,12 @@ from mi_jax import _checks, cross_fitting, diagnostics, networks, preprocessing
 from mi_jax.cross_fitting import EVERY, READ_OUTS, Fitted, HeldOut, Recipe, Seconds
 from mi_jax.diagnostics import Diagnostics
 from mi_jax.preprocessing import Columns, Transform
-from mi_jax.training.seeds import Report
+from mi_jax.training import Report
 
 FORMAT = 1  # of saved estimates
 LEAST_ROWS = 20
 MOST_COLUMNS = 1_000  # with more, the Gaussian critic's matrices cost more than its training
-TOGETHER_BYTES = 2**29  # of data of permuted sets that train side by side
+ROWS_AT_ONCE = 2**25  # of permuted sets that train side by side, over their seeds; a row takes some 20 bytes of numbers
 CRITICS: Mapping[str, Callable[[], nn.Module]] = {
     "gaussian": networks.GaussianCritic,
     "joint": networks.JointCritic,
@@ -403,11 +403,18 @@ def estimate(
     split_key, seed_key, permutation_key = jax.random.split(key, 3)
     parts = cross_fitting.splits(len(rows[0]), seeds, generator(split_key))
     rng = generator(permutation_key)
-    permuted = _permuted(rows, permutations, rng)
+    orders = _orders(len(rows[0]), permutations, rng)
     fit = functools.partial(
-        cross_fitting.fit, recipe, parts=parts, keys=jax.random.split(seed_key, seeds), tau=tau, devices=devices
+        cross_fitting.fit,
+        recipe,
+        rows,
+        parts,
+        jax.random.split(seed_key, seeds),
+        tau=tau,
+        devices=devices,
+        on_chunk=on_chunk,
     )
-    fitted, statistics, seconds = _fit_all(fit, rows, permuted, 1 + permutations, on_chunk)
+    fitted, statistics, seconds = _fit_all(fit, orders, 1 + permutations, seeds * len(rows[0]))
     combined = _combined(fitted, parts, len(rows[0]), confidence)
     usable = np.isfinite(combined.per_seed)
     told = diagnostics.diagnose(fitted, usable, combined.training_error)
@@ -544,35 +551,27 @@ def generator(key: PRNGKeyArray) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
-def _permuted(
-    rows: tuple[np.ndarray, np.ndarray], permutations: int, rng: np.random.Generator
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Data sets without dependence, one after another: all at once could be more than the memory."""
+def _orders(num_rows: int, permutations: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """The order of y in the data, and then in data sets without dependence, one after another."""
     if isinstance(permutations, bool) or not isinstance(permutations, int | np.integer):
         raise TypeError(f"permutations must be an integer, got {type(permutations).__name__}")
     if permutations < 0:
         raise ValueError(f"permutations must not be negative, got {permutations}")
-    return ((rows[0], rows[1][rng.permutation(len(rows[1]))]) for _ in range(permutations))
+    return itertools.chain([np.arange(num_rows)], (rng.permutation(num_rows) for _ in range(permutations)))
 
 
 def _fit_all(
-    fit: Callable[..., tuple[list[Fitted], Seconds]],
-    rows: tuple[np.ndarray, np.ndarray],
-    permuted: Iterable[tuple[np.ndarray, np.ndarray]],
-    count: int,
-    on_chunk: Callable[[Report], None] | None,
+    fit: Callable[..., tuple[list[Fitted], Seconds]], orders: Iterator[np.ndarray], count: int, rows_a_set: int
 ) -> tuple[Fitted, Float[np.ndarray, " m"], Seconds]:
-    """Fit the data, and the permuted sets beside them, as many at a time as fit the memory: `count` in all."""
-    seeds = len(fit.keywords["parts"])  # type: ignore[attr-defined]
-    size = min(count, max(1, TOGETHER_BYTES // (seeds * sum(part.nbytes for part in rows))))
-    waiting = itertools.chain([rows], permuted)
+    """Fits the data, and the permuted sets beside them, as many at once as fit the memory: `count` in all."""
+    size = min(count, max(1, ROWS_AT_ONCE // rows_a_set))
     fitted: list[Fitted] = []
     means: list[float] = []
     seconds = Seconds(0.0, 0.0, 0.0)
-    while group := list(itertools.islice(waiting, size)):
-        found, spent = fit(data=group + group[:1] * (size - len(group)), on_chunk=on_chunk)
+    while group := list(itertools.islice(orders, size)):
+        found, spent = fit(orders=group + group[:1] * (size - len(group)))
         if not fitted:
-            fitted.append(jax.tree.map(np.array, found[0]))  # copied, so as not to keep those of all sets
+            fitted.append(jax.tree.map(np.array, found[0]))  # copied, so that the other sets can be freed
         means += [_mean(_per_seed(one)) for one in found[: len(group)]]
         seconds = Seconds(*(old + new for old, new in zip(seconds, spent, strict=True)))
     return fitted[0], np.array(means[1:]), seconds

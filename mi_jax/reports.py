@@ -15,7 +15,7 @@ from mi_jax.consistency import SelfConsistency
 from mi_jax.cross_fitting import EVERY
 from mi_jax.estimation import Estimate
 from mi_jax.tables import Samples, listed
-from mi_jax.training.seeds import Report
+from mi_jax.training import Report
 
 # Without tqdm's steps a second, which would count the compilation.
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} steps, {elapsed}{postfix}"

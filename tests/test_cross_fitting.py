@@ -13,7 +13,7 @@ import pytest
 
 from mi_jax import cross_fitting, models, networks, training
 from mi_jax.cross_fitting import Recipe
-from mi_jax.training import seeds as seeding
+from mi_jax.training import layout, runs
 from tests import reference
 from tests.quick import LIGHT, N
 
@@ -52,7 +52,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def fitted(recipe, rows):
-    (found,), _ = cross_fitting.fit(recipe, [rows], PARTS, KEYS)
+    (found,), _ = cross_fitting.fit(recipe, rows, PARTS, KEYS)
     return found
 
 
@@ -138,14 +138,14 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_groups(name, rows, size):
 
 def test_a_second_data_set_of_the_same_shape_is_not_compiled(recipe, rows, fitted, monkeypatch):
     before = cross_fitting._compiled.cache_info()
-    monkeypatch.setattr(seeding, "compile_training", None)
-    monkeypatch.setattr(seeding.Layout, "compile", None)
-    (again,), _ = cross_fitting.fit(recipe, [rows], PARTS, KEYS)
+    monkeypatch.setattr(runs, "compile_training", None)
+    monkeypatch.setattr(layout.Layout, "compile", None)
+    (again,), _ = cross_fitting.fit(recipe, rows, PARTS, KEYS)
     equal(again, fitted)
     # A critic that is equal is the same; other keys, rows and tau go through the same programs.
     same = recipe._replace(critic=recipe.critic.copy())
     assert same.critic is not recipe.critic
-    (other,), _ = cross_fitting.fit(same, [(rows[0] + 1, rows[1])], PARTS[::-1], KEYS[::-1], tau=2.0)
+    (other,), _ = cross_fitting.fit(same, (rows[0] + 1, rows[1]), PARTS[::-1], KEYS[::-1], tau=2.0)
     assert not np.array_equal(other.held_out.value, fitted.held_out.value)
     after = cross_fitting._compiled.cache_info()
     assert (after.hits, after.misses) == (before.hits + 2, before.misses)
@@ -164,10 +164,18 @@ ONE_SEED = slice(3, 4)
     ids=["all seeds", "one seed", "one seed on the second device"],
 )
 def test_a_seed_has_the_same_bits_among_five_and_beside_another_data_set(recipe, rows, fitted, seeds, devices):
-    permuted = rows[0], rows[1][np.random.default_rng(5).permutation(N)]
-    found, _ = cross_fitting.fit(recipe, [permuted, rows], PARTS[seeds], KEYS[seeds], devices=devices)
+    orders = [np.random.default_rng(5).permutation(N), np.arange(N)]
+    found, _ = cross_fitting.fit(recipe, rows, PARTS[seeds], KEYS[seeds], orders=orders, devices=devices)
     equal(found[1], jax.tree.map(lambda leaf: leaf[seeds], fitted))
     assert (found[0].held_out.value != found[1].held_out.value).all()
+
+
+def test_an_order_pairs_the_rows_anew(recipe, rows, fitted):
+    """A data set whose rows of y stand in another order, and the order that undoes it."""
+    order = np.random.default_rng(5).permutation(N)
+    shuffled = rows[0], rows[1][np.argsort(order)]
+    (found,), _ = cross_fitting.fit(recipe, shuffled, PARTS, KEYS, orders=[np.argsort(np.argsort(order))])
+    equal(found, fitted)
 
 
 def changed(rows, numbers):
@@ -185,7 +193,7 @@ def trained(found, seed):
 
 def test_test_rows_have_no_part_in_training(recipe, rows, fitted):
     for seed in (0, 4):
-        (other,), _ = cross_fitting.fit(recipe, [changed(rows, PARTS[seed].test)], PARTS, KEYS)
+        (other,), _ = cross_fitting.fit(recipe, changed(rows, PARTS[seed].test), PARTS, KEYS)
         equal(*(trained(found, seed) for found in (other, fitted)))
         assert fitted.held_out.value[seed] != other.held_out.value[seed]
         # For the other seeds these are training and validation rows.
@@ -193,7 +201,7 @@ def test_test_rows_have_no_part_in_training(recipe, rows, fitted):
 
 
 def test_validation_rows_only_decide_when_to_stop(recipe, rows, fitted):
-    (other,), _ = cross_fitting.fit(recipe, [changed(rows, PARTS[1].valid)], PARTS, KEYS)
+    (other,), _ = cross_fitting.fit(recipe, changed(rows, PARTS[1].valid), PARTS, KEYS)
     both = min(fitted.last_round[1], other.last_round[1])
     np.testing.assert_array_equal(fitted.history["smile"][1, :both], other.history["smile"][1, :both])
     assert not np.intersect1d(fitted.history["validation_loss"][1], other.history["validation_loss"][1, :both]).size
@@ -225,8 +233,8 @@ def check_few_groups_validate(recipe, rows, params, seed, ours):
 def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
     """At the start, which needs no training."""
     monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
-    run = training.Run(KEYS[0], cross_fitting._rows(*rows, PARTS[0]))
-    state = jax.jit(cross_fitting._trainer(BILINEAR).init)(run)
+    inputs = training.Inputs(rows, cross_fitting._train_rows(PARTS[0], np.arange(N)))
+    state = jax.jit(cross_fitting._trainer(BILINEAR).init)(KEYS[0], inputs)
     assert state.start.losses.shape == (3,)
     assert check_few_groups_validate(BILINEAR, rows, state.best.params, 0, state.start.losses.mean()) > 0.01
 
@@ -234,7 +242,7 @@ def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
 @pytest.mark.slow
 def test_no_more_than_so_many_groups_validate_in_training(rows, monkeypatch):
     monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
-    (found,), _ = cross_fitting.fit(GAUSSIAN._replace(rounds=1), [rows], PARTS[:2], KEYS[:2])
+    (found,), _ = cross_fitting.fit(GAUSSIAN._replace(rounds=1), rows, PARTS[:2], KEYS[:2])
     differences = []
     for seed in range(2):
         ours = found.history["validation_loss"][seed, 0] if found.best_round[seed] else found.start_loss[seed]
@@ -271,7 +279,7 @@ def test_what_is_held_out_is_the_bound_of_the_test_rows(recipe, rows, fitted):
 
 
 def test_a_given_tau_is_the_one_used(recipe, rows, fitted):
-    (other,), _ = cross_fitting.fit(recipe, [rows], PARTS, KEYS, tau=0.5)
+    (other,), _ = cross_fitting.fit(recipe, rows, PARTS, KEYS, tau=0.5)
     equal(other.params, fitted.params)
     np.testing.assert_array_equal(other.held_out.tau, 0.5)
     for seed, part in enumerate(PARTS):
@@ -288,8 +296,8 @@ def test_a_given_tau_is_the_one_used(recipe, rows, fitted):
 
 def read_out(recipe, params, rows):
     """What the first seed reads out of its test rows."""
-    tests = cross_fitting._test_rows(*rows, PARTS[0], None)
-    return jax.jit(lambda params: cross_fitting._held_out(recipe, (params, tests)))(params)
+    inputs = training.Inputs(rows, cross_fitting._test_rows(PARTS[0], np.arange(N), None))
+    return jax.jit(lambda params: cross_fitting._held_out(recipe, params, inputs))(params)
 
 
 @pytest.mark.parametrize("name", ["infonce", "dv", "nwj"])
@@ -333,7 +341,7 @@ def test_a_critic_that_cannot_be_hashed_is_compiled_each_time(rows):
 
     reports = []
     recipe = BILINEAR._replace(critic=Unhashable())
-    (found,), _ = cross_fitting.fit(recipe, [rows], PARTS, KEYS, on_chunk=reports.append)
+    (found,), _ = cross_fitting.fit(recipe, rows, PARTS, KEYS, on_chunk=reports.append)
     assert np.isfinite(found.held_out.value).all()
     assert cross_fitting._compiled.cache_info().misses == misses
     assert [(report.done, report.steps) for report in reports] == [(4, 4)]
@@ -377,7 +385,7 @@ def test_generative_models_read_out_their_mean_log_ratio(rows, small_gm):
 
 @pytest.mark.slow
 def test_trained_generative_models_read_out_their_mean_log_ratio(rows, small_gm):
-    (found,), _ = cross_fitting.fit(GM, [rows], PARTS[:1], KEYS[:1])
+    (found,), _ = cross_fitting.fit(GM, rows, PARTS[:1], KEYS[:1])
     cross_fitting._compiled.cache_clear()  # which holds the small flows as "gm"
     held = jax.tree.map(lambda leaf: leaf[0], found.held_out)
     check_densities_are_read_out(small_gm, params_of(found, 0), held, rows)

@@ -255,7 +255,7 @@ def test_a_key_decides_everything(data, found, barely_trained):
 
 
 def test_keys_of_another_kind_reach_the_fit(data, fit_arguments):
-    """Training on them is tested in tests/training/test_seeds.py."""
+    """Training on them is tested in tests/training/test_runs.py."""
     given = fit_arguments(*data, key=jax.random.key(0, impl="rbg"))
     assert given["keys"].dtype == jax.random.key(0, impl="rbg").dtype
     assert (len(given["keys"]), len(given["parts"])) == (5, 5)
@@ -268,7 +268,7 @@ def test_keys_of_another_kind(data):
 
 @pytest.mark.parametrize("wrap", [list, tuple, iter])
 def test_devices_reach_the_fit(data, fit_arguments, wrap):
-    """That they change no bit is tested in tests/training/test_seeds.py."""
+    """That they change no bit is tested in tests/training/test_runs.py."""
     assert fit_arguments(*data, devices=wrap(jax.devices()[1:]))["devices"] == tuple(jax.devices()[1:])
     assert fit_arguments(*data)["devices"] is None
 
@@ -628,7 +628,7 @@ def test_if_all_seeds_diverge_there_is_no_estimate(data):
 @pytest.fixture
 def one_set_at_a_time(monkeypatch):
     """Permuted sets go through the program of the data, so that no other is compiled."""
-    monkeypatch.setattr(estimation, "TOGETHER_BYTES", 0)
+    monkeypatch.setattr(estimation, "ROWS_AT_ONCE", 0)
 
 
 def check_dependence_is_found(ours):
@@ -672,7 +672,8 @@ def test_independent_data_have_any_p_value():
     for seed in range(400):
         rng = np.random.default_rng(seed)
         rows = tuple(rng.standard_normal((2, 50, 1)))
-        statistics = np.array([correlate(permuted) for permuted in estimation._permuted(rows, 19, rng)])
+        _, *orders = estimation._orders(50, 19, rng)
+        statistics = np.array([correlate((rows[0], rows[1][order])) for order in orders])
         p_values.append(estimation._independence(correlate(rows), statistics, rng).p_value)
     check_any_p_value(p_values)
     assert len(set(p_values)) == 20
@@ -687,7 +688,9 @@ def test_independent_data_have_any_p_value_of_estimates():
 @pytest.mark.usefixtures("one_set_at_a_time")
 def test_permuted_sets_go_through_the_pipeline_of_the_data(data, monkeypatch):
     """A permuted set that is the data gives the very estimate, and the ties are broken by the key."""
-    monkeypatch.setattr(estimation, "_permuted", lambda rows, permutations, rng: iter([rows] * permutations))
+    monkeypatch.setattr(
+        estimation, "_orders", lambda num_rows, permutations, rng: iter([np.arange(num_rows)] * (1 + permutations))
+    )
     ours = [light(*data, permutations=3, key=jax.random.key(seed)) for seed in range(4)]
     for one in ours:
         np.testing.assert_array_equal(one.independence.statistics, one.mi)
@@ -700,14 +703,14 @@ def check_sets_fitted_in_turn(data, monkeypatch, permutations, together):
     fitted_together = []
     fit = cross_fitting.fit
 
-    def count(*arguments, data, **options):
-        fitted_together.append(len(data))
-        return fit(*arguments, data=data, **options)
+    def count(*arguments, orders, **options):
+        fitted_together.append(len(orders))
+        return fit(*arguments, orders=orders, **options)
 
     monkeypatch.setattr(cross_fitting, "fit", count)
     found = []
     for sets in (1, together):
-        monkeypatch.setattr(estimation, "TOGETHER_BYTES", sets * 5 * 2 * 8 * N)
+        monkeypatch.setattr(estimation, "ROWS_AT_ONCE", sets * 5 * N)
         found.append(light(*data, permutations=permutations))
     assert fitted_together == [1] * (1 + permutations) + [together] * math.ceil((1 + permutations) / together)
     assert_same(*found)

@@ -34,7 +34,12 @@ LAYERS = [
     "training.trainer",
     "training.early_stopping",
     "training.checkpoints",
-    "training.seeds",
+    "training.layout",
+    "training.hosts",
+    "training.runs",
+    "training.summaries",
+    "training.study_plan",
+    "training.study_folder",
     "training.studies",
     "training",
     "evaluation",
@@ -97,10 +102,14 @@ def test_the_package_knows_nothing_of_benchmarks_and_tests():
                 assert (node.module or "").split(".")[0] not in ("benchmarks", "tests"), path
 
 
-def test_only_one_file_names_devices():
-    words = ("pmap", "shard_map", "jax.devices", "local_devices", "jax.distributed", "device_count", "process_count(")
-    naming = {module_name(path) for path in PACKAGE.rglob("*.py") if any(word in code(path) for word in words)}
-    assert naming == {"training.seeds"}
+def naming(*words):
+    """The modules whose code has one of these words."""
+    return {module_name(path) for path in PACKAGE.rglob("*.py") if any(word in code(path) for word in words)}
+
+
+def test_one_file_names_devices_and_one_names_hosts():
+    assert naming("pmap", "shard_map", "jax.devices", "local_devices", "device_count") == {"training.layout"}
+    assert naming("jax.distributed", "process_count(") == {"training.hosts"}
 
 
 def code(path: Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 from jax import export
 
 from mi_jax import bounds, estimators, models, networks, projections, tasks, training
-from mi_jax.training import seeds
+from mi_jax.training import layout, runs
 from tests import simple
 
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -46,10 +46,10 @@ def test_there_are_two_devices():
 
 def assert_same_bits_alone_and_among_five(trainer, steps):
     together = training.fit(trainer, KEYS, steps=steps, chunk=steps // 3, mapped="map")
-    alone = seeds.compile_training(trainer, seeds.layout(1, jax.devices()[:1], "map"), steps=steps, chunk=steps)
-    short = seeds.compile_training(trainer, seeds.layout(2, mapped="map"), steps=steps, chunk=2)
+    alone = runs.compile_training(trainer, layout.layout(1, jax.devices()[:1], "map"), steps=steps, chunk=steps)
+    short = runs.compile_training(trainer, layout.layout(2, mapped="map"), steps=steps, chunk=2)
     for program, chosen in ((alone, [0]), (alone, [3]), (alone, [4]), (short, [1, 2])):
-        apart = seeds.run(program, KEYS[jnp.array(chosen)])
+        apart = runs.run(program, KEYS[jnp.array(chosen)])
         for ours, theirs in zip(jax.tree.leaves(together.states.params), jax.tree.leaves(apart.states.params), strict=True):
             np.testing.assert_array_equal(np.asarray(ours)[chosen], theirs)
         for name, history in apart.history.items():
@@ -73,7 +73,7 @@ def test_a_seed_of_the_papers_size_has_the_same_bits_alone_and_among_five_on_two
 
 
 def assert_no_collectives(trainer, mapped):
-    program = seeds.compile_training(trainer, seeds.layout(5, mapped=mapped), steps=3)
+    program = runs.compile_training(trainer, layout.layout(5, mapped=mapped), steps=3)
     assert len(program.layout.devices) == 2
     for compiled in (program.init, *program.chunks):
         text = compiled.as_text()

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mi_jax import _checks
-from mi_jax.training.trainer import Trainer, TrainState
+from mi_jax.training.trainer import NO_INPUTS, Inputs, Trainer, TrainState
 
 AVERAGE_DECAY = 0.99
 STANDARD_ERRORS = 1.0
@@ -54,24 +54,25 @@ class EarlyStopState(NamedTuple):
 
 
 def early_stopping(
-    recipe: Trainer, losses: Callable[[TrainState], Float[Array, " batches"]], *, every: int, patience: int
+    trainer: Trainer, losses: Callable[[TrainState, Inputs], Float[Array, " batches"]], *, every: int, patience: int
 ) -> Trainer:
     """Train in rounds, validate after each, keep the best parameters, and stop when they stay the best.
 
     What validates is the moving average of the parameters, with a decay of 0.99 a step: less noisy than any single step's.
 
     Args:
-      recipe: the trainer whose steps are made.
-      losses: `TrainState -> (batches,)` losses on validation batches, the same in each round; NaN counts as infinite.
+      trainer: makes the steps.
+      losses: `(TrainState, inputs) -> (batches,)` losses on validation batches, the same in each round; NaN counts as
+        infinite.
       every: steps in a round.
       patience: rounds without a lower mean loss after which the run stops. Under `lax.map` a stopped run costs nothing.
 
     Returns:
-      A `Trainer` of rounds, of an `EarlyStopState`. Its read-outs are the means of the recipe's over the round, and the
+      A `Trainer` of rounds, whose state is an `EarlyStopState`. Its read-outs are the means over the round, and the
       "validation_loss" after it; NaN once it has stopped.
 
     Raises:
-      TypeError: if `recipe` is no `Trainer`, or `every` or `patience` no integer.
+      TypeError: if `trainer` is no `Trainer`, or `every` or `patience` no integer.
       ValueError: if `every` or `patience` is less than 1.
 
     Example:
@@ -79,69 +80,53 @@ def early_stopping(
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
       >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
-      >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
+      >>> trainer = training.trainer(model, lambda key, step: task.sample(key, 64))
       >>> x, y = task.sample(jax.random.key(1), 64)
-      >>> losses = lambda state: model.loss(state.params, state.model_state, x, y)[0][None]
-      >>> stopping = training.early_stopping(recipe, losses, every=10, patience=3)
+      >>> losses = lambda state, inputs: model.loss(state.params, state.model_state, x, y)[0][None]
+      >>> stopping = training.early_stopping(trainer, losses, every=10, patience=3)
       >>> fit = training.fit(stopping, jax.random.split(jax.random.key(0), 2), steps=20)
       >>> bool((fit.states.best_round <= fit.states.round).all())
       True
 
     Source: Prechelt (1998), "Early stopping, but when?"; Polyak & Juditsky (1992), for the average.
     """
-    _checks.instance(recipe, Trainer, "recipe")
+    _checks.instance(trainer, Trainer, "trainer")
     every, patience = _checks.positive_int(every, "every"), _checks.positive_int(patience, "patience")
 
-    def validate(train: TrainState, params: Any) -> Validated:
-        values = losses(train._replace(params=params))
+    def validate(train: TrainState, params: Any, inputs: Inputs) -> Validated:
+        values = losses(train._replace(params=params), inputs)
         return Validated(params, jnp.where(jnp.isnan(values), jnp.inf, values))
 
-    def init(run: Any) -> EarlyStopState:
-        train = recipe.init(run)
-        start, zero = validate(train, train.params), jnp.zeros((), jnp.int32)
+    def init(key: PRNGKeyArray, inputs: Inputs = NO_INPUTS) -> EarlyStopState:
+        train = trainer.init(key, inputs)
+        start, zero = validate(train, train.params, inputs), jnp.zeros((), jnp.int32)
         return EarlyStopState(train, train.params, start, start, zero, zero, jnp.full((), patience, jnp.int32))
 
-    def advance(state: EarlyStopState) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
-        def one(carry: tuple[TrainState, Any], _: None) -> tuple[tuple[TrainState, Any], Mapping[str, Array]]:
-            train, nats = recipe.step(carry[0])
+    def advance(state: EarlyStopState, inputs: Inputs) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
+        def step(carry: tuple[TrainState, Any], _: None) -> tuple[tuple[TrainState, Any], Mapping[str, Array]]:
+            train, nats = trainer.step(carry[0], inputs)
             average = jax.tree.map(lambda old, new: old + (1 - AVERAGE_DECAY) * (new - old), carry[1], train.params)
             return (train, average), nats
 
-        (train, average), nats = jax.lax.scan(one, (state.train, state.average), length=every)
-        new, count = validate(train, average), state.round + 1
+        (train, average), nats = jax.lax.scan(step, (state.train, state.average), length=every)
+        new, count = validate(train, average, inputs), state.round + 1
         better = jnp.mean(new.losses) < jnp.mean(state.best.losses)
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, state.best)
         best_round = jnp.where(better, count, state.best_round)
         state = state._replace(train=train, average=average, best=best, best_round=best_round, round=count)
         return state, jax.tree.map(jnp.mean, dict(nats)) | {"validation_loss": jnp.mean(new.losses)}
 
-    def rest(state: EarlyStopState) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
-        read_outs = jax.eval_shape(advance, state)[1]
+    def rest(state: EarlyStopState, inputs: Inputs) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
+        read_outs = jax.eval_shape(advance, state, inputs)[1]
         return state, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), read_outs)
 
-    def step(state: EarlyStopState) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
-        # A run's settings may be a whole data set, and what goes through a conditional is copied: they go around it.
-        settings = state.train.settings
-
-        def around(branch: Callable[[EarlyStopState], Any]) -> Callable[[EarlyStopState], Any]:
-            def of(state: EarlyStopState) -> Any:
-                state, read_outs = branch(_with_settings(state, settings))
-                return _with_settings(state, ()), read_outs
-
-            return of
-
-        inner = _with_settings(state, ())
-        inner, read_outs = jax.lax.cond(state.stopped, around(rest), around(advance), inner)
-        return _with_settings(inner, settings), read_outs
+    def step(state: EarlyStopState, inputs: Inputs = NO_INPUTS) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
+        return jax.lax.cond(state.stopped, rest, advance, state, inputs)
 
     return Trainer(init, step)
 
 
-def _with_settings(state: EarlyStopState, settings: Any) -> EarlyStopState:
-    return state._replace(train=state.train._replace(settings=settings))
-
-
-def chosen(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
+def select_parameters(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
     """The parameters to use, and the round they are from.
 
     The best ones, if over the validation batches they beat the start by a standard error of the paired difference. The
@@ -160,17 +145,17 @@ def chosen(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
       >>> from mi_jax.training.early_stopping import Validated
       >>> start, best = Validated(1.0, jnp.array([0.9, 0.7, 0.8])), Validated(2.0, jnp.array([0.8, 0.8, 0.7]))
       >>> state = training.EarlyStopState((), (), start, best, jnp.array(7), jnp.array(9), jnp.array(6))
-      >>> params, round = training.chosen(state)
+      >>> params, round = training.select_parameters(state)
       >>> float(params), int(round)
       (1.0, 0)
     """
     gain = jnp.subtract(state.start.losses, state.best.losses)
     batches = gain.shape[-1]
     error = jnp.std(gain, axis=-1, ddof=1) / batches**0.5 if batches > 1 else 0.0
-    # Of infinite losses the gain is NaN: a start that has them is always left.
+    # Infinite losses make the gain NaN: a start that has them is never kept.
     keep = ~(jnp.mean(gain, axis=-1) <= STANDARD_ERRORS * error)
 
-    def choose(new: Array, old: Array) -> Array:
+    def select(new: Array, old: Array) -> Array:
         return jnp.where(keep.reshape(keep.shape + (1,) * (jnp.ndim(new) - keep.ndim)), new, old)
 
-    return jax.tree.map(choose, state.best.params, state.start.params), jnp.where(keep, state.best_round, 0)
+    return jax.tree.map(select, state.best.params, state.start.params), jnp.where(keep, state.best_round, 0)

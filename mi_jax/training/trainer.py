@@ -16,10 +16,24 @@ from mi_jax import _checks
 from mi_jax.models import Model
 
 Batch = Callable[[PRNGKeyArray, Int[Array, ""]], tuple[Array, Array]]
-Settings = Mapping[str, Any]
 
-# What is folded into a seed's key for other uses than a step of training: steps are int32, and none has such a number.
+# Numbers folded into a seed's key for other uses than a training step. Steps are int32 and never reach them.
 READ_OUT_NUMBER, MODEL_NUMBER = 2**32 - 1, 2**32 - 2
+
+
+class Inputs(NamedTuple):
+    """What a trainer is given beside its state. Training reads it and never changes it.
+
+    Attributes:
+      shared: arrays that are the same for all runs, such as a data set; each device holds them once.
+      per_run: arrays that each run has for itself, such as its learning rate or the numbers of its rows.
+    """
+
+    shared: Any = ()
+    per_run: Any = ()
+
+
+NO_INPUTS = Inputs()
 
 
 class TrainState(NamedTuple):
@@ -33,7 +47,6 @@ class TrainState(NamedTuple):
       model_state: the model's state: for MINE, the log of its moving average.
       diverged: whether the squares of a gradient, or the parameters after its update, had no finite sum. Such a run is
         frozen: its parameters and `step` stay those before that update, and its read-outs are NaN from then on.
-      settings: what a sweep trains under, name -> scalar; empty outside of one. See `swept`.
     """
 
     key: PRNGKeyArray
@@ -42,27 +55,19 @@ class TrainState(NamedTuple):
     opt_state: Any
     model_state: Any
     diverged: Bool[Array, ""]
-    settings: Settings | tuple[()] = ()
-
-
-class Run(NamedTuple):
-    """What a run of a sweep starts from: a seed's key, and the settings it trains under."""
-
-    key: PRNGKeyArray
-    settings: Settings
 
 
 class Trainer(NamedTuple):
-    """Training as a pair of pure functions.
+    """Training as a pair of pure functions. `inputs` is `Inputs()` for a trainer that needs none, and may be left out.
 
     Attributes:
-      init: `key -> TrainState`; of a sweep, `Run -> TrainState`.
-      step: `TrainState -> (TrainState, {name: nats})`; the read-outs are those of the parameters *before* the update, on the
-        step's fresh batch.
+      init: `(key, inputs) -> TrainState`.
+      step: `(TrainState, inputs) -> (TrainState, {name: nats})`; the read-outs are those of the parameters *before* the
+        update, on the step's fresh batch.
     """
 
-    init: Callable[[Any], Any]
-    step: Callable[[Any], tuple[Any, Mapping[str, Float[Array, ""]]]]
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Any, Mapping[str, Float[Array, ""]]]]
 
 
 def adam(learning_rate: float | Float[Array, ""] = 5e-4) -> optax.GradientTransformation:
@@ -110,9 +115,9 @@ def trainer(
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
       >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
-      >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
-      >>> state = jax.jit(recipe.init)(jax.random.key(0))
-      >>> state, nats = jax.jit(recipe.step)(state)
+      >>> trainer = training.trainer(model, lambda key, step: task.sample(key, 64))
+      >>> state = jax.jit(trainer.init)(jax.random.key(0))
+      >>> state, nats = jax.jit(trainer.step)(state)
       >>> int(state.step), list(nats)
       (1, ['infonce'])
 
@@ -122,29 +127,33 @@ def trainer(
     optimizer = adam() if optimizer is None else optimizer
     _checks.instance(optimizer, optax.GradientTransformation, "optimizer")
 
-    def init(key: PRNGKeyArray) -> TrainState:
+    def init(key: PRNGKeyArray, inputs: Inputs = NO_INPUTS) -> TrainState:
+        del inputs
         params_key, batch_key = jax.random.split(key)
         step = jnp.zeros((), jnp.int32)
-        # For most models for the shapes alone: the compiler drops the drawing of this batch.
+        # Most models only read the shapes; then the compiler drops the drawing of this batch.
         x, y = batch(batch_key, step) if example is None else example
         params = model.init(params_key, x, y)
         model_state = model.init_state(jax.random.fold_in(batch_key, jnp.uint32(MODEL_NUMBER)))
         return TrainState(batch_key, step, params, optimizer.init(params), model_state, jnp.zeros((), bool))
 
-    def step(state: TrainState) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
+    def step(state: TrainState, inputs: Inputs = NO_INPUTS) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
+        del inputs
         x, y = batch(jax.random.fold_in(state.key, state.step), state.step)
         gradient = jax.grad(model.loss, has_aux=True)
         grads, (model_state, nats) = gradient(state.params, state.model_state, x, y)
-        # Before they are read twice: how the compiler fuses both readings differs from program to program, and so the bits.
+        # The gradients are read twice. Without the barrier the compiler fuses the two readings differently in different
+        # programs, and the last bits change.
         grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # Of a gradient whose square overflows Adam keeps infinity, and never moves again.
-        # Behind a barrier of their own: Adam squares them too, and squares for both would be written to memory first.
+        # If a squared gradient overflows, Adam's second moment stays infinite and the parameter never moves again; so we
+        # freeze the run. The second barrier keeps XLA from sharing these squares with Adam's, which would write them to
+        # memory first.
         apart = jax.lax.optimization_barrier(grads)
         sums = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(apart)] + [leaf.sum() for leaf in jax.tree.leaves(params)]
         goes_on = ~state.diverged & jnp.isfinite(jnp.array(sums)).all()
-        # A frozen run never uses its optimiser's state again, the largest part, nor its keys: they are not chosen.
+        # A frozen run never uses its optimiser's state again, nor its keys, so we do not select them.
         params, model_state = jax.tree.map(
             lambda new, old: new if _checks.is_key(new) else jnp.where(goes_on, new, old),
             (params, model_state),
@@ -157,41 +166,45 @@ def trainer(
     return Trainer(init, step)
 
 
-def swept(recipe: Callable[[Settings], Trainer]) -> Trainer:
-    """The trainer of runs that differ in their settings, which are traced, so that all of them are one program.
+def from_inputs(make_trainer: Callable[[Inputs], Trainer]) -> Trainer:
+    """The trainer of runs that differ in their inputs. The inputs are traced, so all runs share one compiled program.
 
     Args:
-      recipe: `settings -> Trainer`, with settings name -> scalar: an MI, a tau, a learning rate. What they decide may not
-        shape the program.
+      make_trainer: `inputs -> Trainer`. The inputs may be data, an MI, a tau or a learning rate, but may not shape the
+        program.
 
     Returns:
-      A `Trainer` whose `init` takes a `Run`; the state carries its settings.
+      A `Trainer` whose `init` and `step` need the inputs.
 
     Example:
       >>> import jax
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
-      >>> def recipe(settings):
-      ...     task = tasks.gaussian(dim=2, mi=settings["mi"])
+      >>> def make_trainer(inputs):
+      ...     task = tasks.gaussian(dim=2, mi=inputs.per_run["mi"])
       ...     return training.trainer(model, lambda key, step: task.sample(key, 64))
-      >>> state = training.swept(recipe).init(training.Run(jax.random.key(0), {"mi": 1.0}))
-      >>> state.settings
-      {'mi': 1.0}
+      >>> trainer = training.from_inputs(make_trainer)
+      >>> inputs = training.Inputs(per_run={"mi": 1.0})
+      >>> state, nats = trainer.step(trainer.init(jax.random.key(0), inputs), inputs)
+      >>> list(nats)
+      ['infonce']
     """
+    return Trainer(
+        lambda key, inputs: make_trainer(inputs).init(key, inputs),
+        lambda state, inputs: make_trainer(inputs).step(state, inputs),
+    )
 
-    def init(run: Run) -> TrainState:
-        return recipe(run.settings).init(run.key)._replace(settings=run.settings)
 
-    return Trainer(init, lambda state: recipe(dict(state.settings)).step(state))
-
-
-def scan_steps(recipe: Trainer, state: TrainState, length: int) -> tuple[TrainState, Mapping[str, Float[Array, " length"]]]:
+def scan_steps(
+    trainer: Trainer, state: TrainState, length: int, inputs: Inputs = NO_INPUTS
+) -> tuple[TrainState, Mapping[str, Float[Array, " length"]]]:
     """`length` steps of training as one `lax.scan`.
 
     Args:
-      recipe: the trainer.
+      trainer: what makes the steps.
       state: where to start.
       length: number of steps; static.
+      inputs: what the trainer is given beside the state.
 
     Returns:
       The state after them, and the read-outs of every step, each (length,), in nats.
@@ -201,22 +214,25 @@ def scan_steps(recipe: Trainer, state: TrainState, length: int) -> tuple[TrainSt
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
       >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
-      >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
-      >>> state = jax.jit(recipe.init)(jax.random.key(0))
-      >>> state, history = training.scan_steps(recipe, state, 10)
+      >>> trainer = training.trainer(model, lambda key, step: task.sample(key, 64))
+      >>> state = jax.jit(trainer.init)(jax.random.key(0))
+      >>> state, history = training.scan_steps(trainer, state, 10)
       >>> history["infonce"].shape
       (10,)
     """
-    return jax.lax.scan(lambda carry, _: recipe.step(carry), state, length=length)
+    return jax.lax.scan(lambda carry, _: trainer.step(carry, inputs), state, length=length)
 
 
-def fixed_read_outs(recipe: Trainer, state: TrainState, batches: int) -> Mapping[str, Float[Array, " batches"]]:
+def fixed_read_outs(
+    trainer: Trainer, state: TrainState, batches: int, inputs: Inputs = NO_INPUTS
+) -> Mapping[str, Float[Array, " batches"]]:
     """The read-outs of fresh batches while the parameters stay: their variance is the batch variance at a fixed critic.
 
     Args:
-      recipe: the trainer.
-      state: whose parameters; the batches are those of its next step, drawn with keys that no step of training folds.
+      trainer: what makes the steps.
+      state: its parameters are read out, on batches like that of its next step, drawn with keys that training never uses.
       batches: how many; static.
+      inputs: what the trainer is given beside the state.
 
     Returns:
       The read-outs, each (batches,), in nats; NaN if the run has diverged.
@@ -226,20 +242,19 @@ def fixed_read_outs(recipe: Trainer, state: TrainState, batches: int) -> Mapping
       >>> from mi_jax import estimators, models, networks, tasks, training
       >>> task = tasks.gaussian(dim=2, mi=1.0)
       >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
-      >>> recipe = training.trainer(model, lambda key, step: task.sample(key, 64))
-      >>> state = jax.jit(recipe.init)(jax.random.key(0))
-      >>> training.fixed_read_outs(recipe, state, 5)["infonce"].shape
+      >>> trainer = training.trainer(model, lambda key, step: task.sample(key, 64))
+      >>> state = jax.jit(trainer.init)(jax.random.key(0))
+      >>> training.fixed_read_outs(trainer, state, 5)["infonce"].shape
       (5,)
 
     Source: Song & Ermon (2020), Theorem 2, whose variance is this one.
     """
     root = jax.random.fold_in(state.key, jnp.uint32(READ_OUT_NUMBER))
 
-    def one(number: Int[Array, ""]) -> Mapping[str, Float[Array, ""]]:
-        # A model that draws, as a VAE does, keeps its key in its state: each batch draws its own.
-        afresh = lambda leaf: jax.random.fold_in(leaf, number) if _checks.is_key(leaf) else leaf  # noqa: E731
-        return recipe.step(
-            state._replace(key=jax.random.fold_in(root, number), model_state=jax.tree.map(afresh, state.model_state))
-        )[1]
+    def read_out(number: Int[Array, ""]) -> Mapping[str, Float[Array, ""]]:
+        # A model that draws random numbers, such as a VAE, keeps its key in its state: each batch gets a key of its own.
+        fold = lambda leaf: jax.random.fold_in(leaf, number) if _checks.is_key(leaf) else leaf  # noqa: E731
+        model_state = jax.tree.map(fold, state.model_state)
+        return trainer.step(state._replace(key=jax.random.fold_in(root, number), model_state=model_state), inputs)[1]
 
-    return jax.lax.map(one, jnp.arange(batches))
+    return jax.lax.map(read_out, jnp.arange(batches))

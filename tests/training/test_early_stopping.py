@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mi_jax import estimators, models, networks, tasks, training
-from mi_jax.training import seeds
+from mi_jax.training import layout, runs
 from mi_jax.training.early_stopping import AVERAGE_DECAY, Validated
 from tests import simple
 from tests.draws import draw_normal
@@ -20,11 +20,11 @@ def walk(path):
     """Training whose parameter goes along a path, and whose read-out is where it was."""
     path = jnp.asarray(path, jnp.float32)
 
-    def init(key):
+    def init(key, inputs=None):
         none = jnp.zeros((), bool)
         return training.TrainState(key, jnp.zeros((), jnp.int32), {"w": path[0]}, (), (), none)
 
-    def step(state):
+    def step(state, inputs=None):
         moved = state._replace(step=state.step + 1, params={"w": path[jnp.minimum(state.step + 1, path.size - 1)]})
         return moved, {"w": state.params["w"]}
 
@@ -43,7 +43,9 @@ def averages(path, every):
 
 def validated(path, losses, rounds, every=10, patience=100):
     """The state, and the history, of a walk under early stopping."""
-    recipe = training.early_stopping(walk(path), lambda state: losses(state.params["w"]), every=every, patience=patience)
+    recipe = training.early_stopping(
+        walk(path), lambda state, inputs: losses(state.params["w"]), every=every, patience=patience
+    )
     return jax.jit(lambda key: training.scan_steps(recipe, recipe.init(key), rounds))(jax.random.key(0))
 
 
@@ -119,7 +121,7 @@ def test_a_loss_that_is_not_a_number_is_infinite():
     # The last that is defined is the lowest.
     assert int(state.best_round) == 1 + np.flatnonzero(defined)[-1]
     assert np.isfinite(state.best.losses).all()
-    params, best_round = training.chosen(state)
+    params, best_round = training.select_parameters(state)
     assert (float(params["w"]), int(best_round)) == (float(state.best.params["w"]), int(state.best_round))
 
 
@@ -127,7 +129,7 @@ def test_where_no_loss_is_a_number_the_start_stays():
     state, history = validated(linear(80), lambda w: w + jnp.array([jnp.nan, 1.0]), rounds=8, patience=3)
     assert (int(state.best_round), int(state.round)) == (0, 3)
     assert np.isinf(history["validation_loss"][:3]).all()
-    params, best_round = training.chosen(state)
+    params, best_round = training.select_parameters(state)
     assert (float(params["w"]), int(best_round)) == (0.0, 0)
 
 
@@ -142,7 +144,7 @@ def real(patience=2, poison=None, critic=networks.BilinearCritic()):  # noqa: B0
         x, y = task.sample(key, 16)
         return x if poison is None else jnp.where(step == poison, jnp.inf, x), y
 
-    def losses(state):
+    def losses(state, inputs=None):
         return jax.vmap(lambda x, y: model.loss(state.params, (), x, y)[0])(*rows)
 
     recipe = training.trainer(model, batch, training.adam(0.1))
@@ -197,7 +199,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_start_is_left_for_a_gain_above_its_standard_error(name):
     state = given(*LOSSES[name], 4)
-    params, best_round = training.chosen(state)
+    params, best_round = training.select_parameters(state)
     expected = by_hand(*LOSSES[name], 4)
     assert int(best_round) == expected
     for leaf in jax.tree.leaves(params):
@@ -207,7 +209,7 @@ def test_the_start_is_left_for_a_gain_above_its_standard_error(name):
 def test_each_seed_is_chosen_for_itself():
     start, best = (np.array([losses[place] for losses in LOSSES.values()]) for place in (0, 1))
     rounds = np.arange(1, 1 + len(LOSSES))
-    params, chosen = training.chosen(given(start, best, rounds))
+    params, chosen = training.select_parameters(given(start, best, rounds))
     expected = np.array([by_hand(*each) for each in zip(start, best, rounds, strict=True)])
     assert 0 < np.count_nonzero(expected) < len(LOSSES)
     np.testing.assert_array_equal(chosen, expected)
@@ -217,12 +219,12 @@ def test_each_seed_is_chosen_for_itself():
 
 @pytest.mark.parametrize(("start", "best", "expected"), [(0.5, 0.4, 3), (0.5, 0.5, 0), (np.inf, 0.5, 3)])
 def test_with_one_batch_the_best_is_taken(start, best, expected):
-    assert int(training.chosen(given([start], [best], 3))[1]) == expected
-    np.testing.assert_array_equal(training.chosen(given([[start]] * 2, [[best]] * 2, [3, 3]))[1], expected)
+    assert int(training.select_parameters(given([start], [best], 3))[1]) == expected
+    np.testing.assert_array_equal(training.select_parameters(given([[start]] * 2, [[best]] * 2, [3, 3]))[1], expected)
 
 
 def test_infinite_losses_at_the_start_are_always_left():
-    params, best_round = training.chosen(given([np.inf, 0.1, 0.1], [5.0, 5.0, 5.0], 2))
+    params, best_round = training.select_parameters(given([np.inf, 0.1, 0.1], [5.0, 5.0, 5.0], 2))
     assert int(best_round) == 2
     np.testing.assert_array_equal(params["w"], 2.0)
 
@@ -230,14 +232,14 @@ def test_infinite_losses_at_the_start_are_always_left():
 def random_walk():
     """A walk past a target, faster or slower by its key, under early stopping."""
 
-    def init(key):
+    def init(key, inputs):
         return walk(np.zeros(1)).init(key)
 
-    def step(state):
+    def step(state, inputs):
         moved = state.params["w"] + 0.3 * simple.draw_uniform(jax.random.fold_in(state.key, state.step))
         return state._replace(step=state.step + 1, params={"w": moved}), {"w": moved}
 
-    losses = lambda state: squares(0.2, 0.3)(state.params["w"])  # noqa: E731
+    losses = lambda state, inputs: squares(0.2, 0.3)(state.params["w"])  # noqa: E731
     return training.early_stopping(training.Trainer(init, step), losses, every=5, patience=2)
 
 
@@ -267,22 +269,20 @@ def test_seeds_stop_each_for_itself(mapped):
     """Walks of different speed past one target, whose best rounds NumPy says."""
     speeds = np.array([0.02, 0.05, 0.1, 0.2])
 
-    def init(run):
-        state = walk(np.zeros(1)).init(run.key)
-        return state._replace(settings=run.settings)
+    def init(key, inputs):
+        return walk(np.zeros(1)).init(key)
 
-    def step(state):
-        moved = {"w": state.params["w"] + state.settings["speed"]}
+    def step(state, inputs):
+        moved = {"w": state.params["w"] + inputs.per_run["speed"]}
         return state._replace(step=state.step + 1, params=moved), {"w": state.params["w"]}
 
     recipe = training.early_stopping(
-        training.Trainer(init, step), lambda state: squares(0.2, 0.3)(state.params["w"]), every=10, patience=2
+        training.Trainer(init, step), lambda state, inputs: squares(0.2, 0.3)(state.params["w"]), every=10, patience=2
     )
-    example = training.Run(
-        jax.ShapeDtypeStruct((), jax.random.key(0).dtype), {"speed": jax.ShapeDtypeStruct((), jnp.float32)}
-    )
-    program = seeds.compile_training(recipe, seeds.layout(4, mapped=mapped), steps=12, example=example)
-    found = seeds.run(program, training.Run(keys(4), {"speed": np.float32(speeds)}))
+    inputs = training.Inputs(per_run={"speed": np.float32(speeds)})
+    example = training.Inputs(per_run={"speed": np.float32(0.0)})
+    program = runs.compile_training(recipe, layout.layout(4, mapped=mapped), steps=12, inputs=example)
+    found = runs.run(program, keys(4), inputs=inputs)
     losses = np.array([(averages(linear(120, speed), every=10) - 0.25) ** 2 for speed in speeds])
     best = np.argmin(losses, axis=1)
     assert len(set(best.tolist())) > 2
@@ -295,7 +295,7 @@ def test_seeds_stop_each_for_itself(mapped):
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"recipe": "smile"}, TypeError, "recipe must be a Trainer, got str"),
+        ({"trainer": "smile"}, TypeError, "trainer must be a Trainer, got str"),
         ({"every": 1.5}, TypeError, "every must be an integer, got float"),
         ({"patience": True}, TypeError, "patience must be an integer, got bool"),
         ({"every": 0}, ValueError, "every must be at least 1, got 0"),
@@ -303,6 +303,6 @@ def test_seeds_stop_each_for_itself(mapped):
     ],
 )
 def test_bad_input(changed, error, message):
-    given = {"recipe": walk(np.zeros(2)), "losses": lambda state: jnp.zeros(1), "every": 1, "patience": 1} | changed
+    given = {"trainer": walk(np.zeros(2)), "losses": lambda state, inputs: jnp.zeros(1), "every": 1, "patience": 1} | changed
     with pytest.raises(error, match=message):
-        training.early_stopping(given.pop("recipe"), given.pop("losses"), **given)
+        training.early_stopping(given.pop("trainer"), given.pop("losses"), **given)

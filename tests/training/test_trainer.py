@@ -190,22 +190,22 @@ def test_fixed_read_outs_of_a_vae_draw_afresh_for_each_batch():
     assert len(np.unique(read_fixed(recipe, start(recipe), 5)["gm"])) == 5
 
 
-def test_swept_settings_are_traced_and_act():
-    def recipe(settings):
-        batch = lambda key, step: simple.draw_batch(key, settings["slope"])  # noqa: E731
-        return training.trainer(simple.make_model(), batch, training.adam(settings["rate"]))
+def test_inputs_are_traced_and_act():
+    def make_trainer(inputs):
+        batch = lambda key, step: simple.draw_batch(key, inputs.shared)  # noqa: E731
+        return training.trainer(simple.make_model(), batch, training.adam(inputs.per_run["rate"]))
 
-    swept = training.swept(recipe)
-    init, step = jax.jit(swept.init), jax.jit(chex.assert_max_traces(swept.step, n=1))
-    for settings in ({"slope": 1.0, "rate": 1e-3}, {"slope": 2.0, "rate": 1e-2}):
-        traced = {name: jnp.float32(value) for name, value in settings.items()}
-        ours, theirs = init(training.Run(jax.random.key(0), traced)), start(recipe(settings))
-        own_step = jax.jit(recipe(settings).step)
+    traced = training.from_inputs(make_trainer)
+    init, step = jax.jit(traced.init), jax.jit(chex.assert_max_traces(traced.step, n=1))
+    for slope, rate in ((1.0, 1e-3), (2.0, 1e-2)):
+        inputs = training.Inputs(jnp.float32(slope), {"rate": jnp.float32(rate)})
+        concrete = make_trainer(training.Inputs(slope, {"rate": rate}))
+        ours, theirs = init(jax.random.key(0), inputs), start(concrete)
+        own_step = jax.jit(concrete.step)
         for _ in range(3):
-            ours, found = step(ours)
+            ours, found = step(ours, inputs)
             theirs, expected = own_step(theirs)
         np.testing.assert_allclose(found["error"], expected["error"], rtol=1e-4)
-        assert ours.settings == traced
 
 
 def test_a_gradient_that_overflows_when_squared_freezes_a_run():

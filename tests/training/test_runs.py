@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mi_jax import estimators, models, networks, tasks, training
-from mi_jax.training import seeds
+from mi_jax.training import layout, runs
 from tests import simple
 from tests.draws import draw_normal
 
@@ -20,30 +20,6 @@ def critic_recipe(estimator):
     return training.trainer(model, lambda key, step: tasks.gaussian(2, 1.0).sample(key, 32))
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
-@pytest.mark.parametrize("num_seeds", [1, 2, 5, pytest.param(3, marks=pytest.mark.slow)])
-def test_any_number_of_seeds_on_any_number_of_devices(num_seeds, num_devices):
-    plan = seeds.layout(num_seeds, jax.devices()[:num_devices])
-    assert len(plan.devices) == min(num_seeds, num_devices)
-    tree = {"a": jnp.arange(num_seeds), "b": jnp.ones((num_seeds, 3))}
-    split = plan.split(tree)
-    assert split["b"].shape == (len(plan.devices), plan.per_device, 3)
-    np.testing.assert_array_equal(plan.join(split)["a"], np.arange(num_seeds))
-    squared = plan.join(plan.spread(lambda leaf: leaf["a"] ** 2)(split))
-    np.testing.assert_array_equal(squared, np.arange(num_seeds) ** 2)
-
-
-def test_padding_repeats_the_first_seed():
-    plan = seeds.layout(3, jax.devices()[:2])
-    np.testing.assert_array_equal(plan.split(jnp.arange(3)), [[0, 1], [2, 0]])
-
-
-def test_no_device_is_left_idle():
-    # An even share of 4 seeds over 3 devices is 2, 2 and none.
-    plan = seeds.layout(4, [jax.devices()[0]] * 3)
-    assert (len(plan.devices), plan.per_device) == (2, 2)
-
-
 def test_fit():
     reports = []
     result = training.fit(recipe(), KEYS, steps=7, chunk=3, on_chunk=reports.append)
@@ -56,8 +32,8 @@ def test_fit():
     np.testing.assert_array_equal(result.states.step, 7)
     assert all(leaf.shape[0] == 5 for leaf in jax.tree.leaves(result.states))
     # A second run of the same program starts from the keys again.
-    program = seeds.compile_training(recipe(), seeds.layout(5), steps=7)
-    first, second = (seeds.run(program, KEYS).history["error"] for _ in range(2))
+    program = runs.compile_training(recipe(), layout.layout(5), steps=7)
+    first, second = (runs.run(program, KEYS).history["error"] for _ in range(2))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(first, result.history["error"])
 
@@ -74,7 +50,7 @@ def test_fit():
     ],
 )
 def test_chunks_cover_the_steps_and_none_has_one_step(steps, chunk, lengths):
-    assert seeds._chunk_lengths(steps, chunk) == lengths
+    assert runs._chunk_lengths(steps, chunk) == lengths
 
 
 def test_keys_of_another_implementation():
@@ -90,8 +66,8 @@ def test_a_diverged_seed_is_flagged_and_leaves_the_others_alone():
 
     healthy = recipe()
 
-    def init(key):
-        state = healthy.init(key)
+    def init(key, inputs):
+        state = healthy.init(key, inputs)
         poison = jnp.where((jax.random.key_data(key) == sick).all(), jnp.nan, 0.0)
         return state._replace(params=jax.tree.map(lambda leaf: leaf + poison, state.params))
 
@@ -115,15 +91,15 @@ def stop_at(done):
 
 
 @pytest.mark.parametrize(
-    "make_recipe",
+    "make_trainer",
     [
         recipe,
         pytest.param(lambda: critic_recipe(estimators.infonce()), marks=pytest.mark.slow),
         pytest.param(lambda: critic_recipe(estimators.mine()), marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path, make_recipe):
-    r = make_recipe()
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path, make_trainer):
+    r = make_trainer()
     whole = training.fit(r, KEYS, steps=20, chunk=5, mapped="map")
     kept = training.Checkpoint(tmp_path / "a", every=0.0)
     for done in (5, 15):
@@ -137,7 +113,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path, make_recipe
     assert [report.done for report in reports] == [20]
     again = training.fit(r, KEYS, steps=20, chunk=5, mapped="map", checkpoint=str(tmp_path / "a"), on_chunk=stop_at(0))
     for ended in (resumed, again):
-        for ours, theirs in zip(*(jax.tree.leaves(seeds.to_host(f[:3])) for f in (whole, ended)), strict=True):
+        for ours, theirs in zip(*(jax.tree.leaves(layout.to_host(f[:3])) for f in (whole, ended)), strict=True):
             if not jax.dtypes.issubdtype(ours.dtype, jax.dtypes.prng_key):
                 np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(*(jax.random.key_data(f.states.key) for f in (whole, ended)))
@@ -150,7 +126,7 @@ def test_a_checkpoint_of_other_runs_is_refused(tmp_path, monkeypatch):
 
     go(recipe())
     # No program of theirs may run, so none is compiled.
-    monkeypatch.setattr(seeds.Layout, "compile", lambda *_, **__: None)
+    monkeypatch.setattr(layout.Layout, "compile", lambda *_, **__: None)
     for call, what in (
         (lambda: go(recipe(), KEYS[np.arange(5)[::-1]]), "runs"),
         (lambda: go(recipe(), KEYS[np.arange(3)]), "runs"),
@@ -189,7 +165,7 @@ def test_a_config_that_no_file_can_hold_is_refused_before_anything_is_trained(tm
 
 def test_checkpoints_are_spaced_in_time(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(seeds.checkpoints, "save", lambda folder, step, *_: written.append(step))
+    monkeypatch.setattr(runs.checkpoints, "save", lambda folder, step, *_: written.append(step))
     training.fit(recipe(), KEYS, steps=8, chunk=2, checkpoint=training.Checkpoint(tmp_path, every=3600.0))
     assert written == [8]
     written.clear()
@@ -200,7 +176,7 @@ def test_checkpoints_are_spaced_in_time(tmp_path, monkeypatch):
 def test_a_fingerprint_knows_the_data_that_a_recipe_holds():
     def of(data):
         r = training.trainer(simple.make_model(), lambda key, step: (data, data[:, 0]))
-        return seeds.fingerprint(r, jax.random.key(0))
+        return runs.fingerprint(r, jax.random.key(0))
 
     x = jnp.asarray(draw_normal(32, 2))
     assert of(x) == of(jnp.array(np.asarray(x)))
@@ -212,14 +188,7 @@ def test_a_fingerprint_knows_how_a_recipe_starts():
     model = simple.make_model()
     changed = recipe(model=model._replace(init=lambda *given: jax.tree.map(lambda leaf: 3.0 * leaf, model.init(*given))))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    assert seeds.fingerprint(r, key) == seeds.fingerprint(recipe(), key) != seeds.fingerprint(changed, key)
-
-
-def test_alone_this_process_has_everything():
-    host = seeds.host()
-    assert (host.process, host.processes) == (0, 1)
-    assert host.share([1, 2, 3]) == [1, 2, 3]
-    assert [seeds.Host(place, 3).share(range(8)) for place in range(3)] == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert runs.fingerprint(r, key) == runs.fingerprint(recipe(), key) != runs.fingerprint(changed, key)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +197,7 @@ def test_alone_this_process_has_everything():
         (lambda: training.fit(recipe(), jax.random.key(0), steps=3), ValueError, r"keys must be a vector .* got shape \(\)"),
         (lambda: training.fit(recipe(), jnp.arange(3), steps=3), TypeError, "keys must be typed keys, .* got int32"),
         (lambda: training.fit(recipe(), 3, steps=3), TypeError, "keys must be typed keys, .* got int"),
-        (lambda: training.fit("smile", KEYS, steps=3), TypeError, "recipe must be a Trainer, got str"),
+        (lambda: training.fit("smile", KEYS, steps=3), TypeError, "trainer must be a Trainer, got str"),
         (lambda: training.fit(recipe(), KEYS, steps=0), ValueError, "steps must be at least 1, got 0"),
         (lambda: training.fit(recipe(), KEYS, steps=3, chunk=0), ValueError, "chunk must be at least 1, got 0"),
         (
@@ -243,9 +212,16 @@ def test_alone_this_process_has_everything():
         ),
         (lambda: training.fit(recipe(), KEYS, steps=3, devices=[]), ValueError, "devices must name at least one device"),
         (
-            lambda: seeds.run(seeds.Program(None, (), (), seeds.layout(2), None, recipe(), None, 0.0), KEYS),
+            lambda: runs.run(
+                runs.Program(None, (), (), layout.layout(2), None, recipe(), None, training.Inputs(), 0.0), KEYS
+            ),
             ValueError,
-            r"keys must have shape \(2,\), one for each seed, got \(5,\)",
+            r"keys must have shape \(2, ...\), one for each seed, got \(5,\)",
+        ),
+        (
+            lambda: training.fit(recipe(), KEYS, steps=3, inputs=training.Inputs(per_run={"rate": np.ones(4)})),
+            ValueError,
+            r"inputs.per_run must have shape \(5, ...\), one for each seed, got \(4,\)",
         ),
     ],
 )
@@ -254,25 +230,39 @@ def test_bad_input(call, error, message):
         call()
 
 
-def test_a_program_runs_other_keys_and_settings_without_tracing_again():
+def test_a_program_runs_other_keys_and_inputs_without_tracing_again():
     traces = []
 
-    def recipe(settings):
+    def make_trainer(inputs):
         def batch(key, step):
             traces.append(step)
-            return simple.draw_batch(key, settings["slope"])
+            return simple.draw_batch(key, inputs.shared * inputs.per_run["slope"])
 
-        return training.trainer(simple.make_model(), batch, training.adam(settings["rate"]))
+        return training.trainer(simple.make_model(), batch, training.adam(inputs.per_run["rate"]))
 
-    def runs(seed, slope, rate):
-        settings = {"slope": np.float32(slope), "rate": np.float32(rate)}
-        return training.Run(jax.random.split(jax.random.key(seed), 3), settings)
+    def make_inputs(shared, slope, rate):
+        return training.Inputs(np.float32(shared), {"slope": np.float32(slope), "rate": np.float32(rate)})
 
-    swept = training.swept(recipe)
-    first = runs(0, [1.0, 2.0, 3.0], [0.1, 0.2, 0.3])
-    example = jax.tree.map(lambda leaf: leaf[0], first)
-    program = seeds.compile_training(swept, seeds.layout(3), steps=6, chunk=2, example=example)
+    trainer = training.from_inputs(make_trainer)
+    program = runs.compile_training(trainer, layout.layout(3), steps=6, chunk=2, inputs=make_inputs(1.0, 1.0, 0.1))
     compiled = len(traces)
-    found = [seeds.run(program, these) for these in (first, runs(1, [0.5] * 3, [2.0] * 3))]
+    keys = jax.random.split(jax.random.key(0), 3)
+    several = [make_inputs(1.0, [1.0, 2.0, 3.0], [0.1, 0.2, 0.3]), make_inputs(0.5, [2.0, 4.0, 6.0], [0.1, 0.2, 0.3])]
+    several.append(make_inputs(1.0, [0.5] * 3, [2.0] * 3))
+    first, halved, other = (runs.run(program, keys, inputs=inputs).history["error"] for inputs in several)
     assert len(traces) == compiled > 0
-    assert not np.allclose(found[0].history["error"], found[1].history["error"])
+    np.testing.assert_array_equal(first, halved)
+    assert not np.allclose(first, other)
+
+
+def test_a_checkpoint_of_other_inputs_is_refused(tmp_path):
+    trainer = training.from_inputs(lambda inputs: recipe(training.adam(inputs.shared)))
+
+    def go(rate):
+        inputs = training.Inputs(shared=np.float32(rate))
+        return training.fit(trainer, KEYS, steps=4, chunk=2, checkpoint=tmp_path, inputs=inputs)
+
+    first = go(1e-3)
+    with pytest.raises(ValueError, match="of another configuration: its runs is"):
+        go(1e-2)
+    np.testing.assert_array_equal(go(1e-3).history["error"], first.history["error"])
