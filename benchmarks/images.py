@@ -152,9 +152,8 @@ class Cell:
         if self.objective == "gm":
             return self._of_densities(params, x, y)
         model = self.model()
-        assert model.encode is not None
-        assert model.pair is not None
-        encode, pair = functools.partial(model.encode, params), functools.partial(model.pair, params)
+        assert model.critic is not None
+        encode, pair = (functools.partial(part, params) for part in model.critic)
         sums = functools.partial(evaluation.pair_sums, pair, x, y, encode=encode, pairs=half * (self.group or self.batch))
         if self.objective == "logistic":
             return {f"smile_{tau:g}": _read(evaluation.read_outs(sums(tau=tau))["smile"]) for tau in TAUS}

@@ -38,12 +38,11 @@ def _held_out(critic: nn.Module, n: int) -> None:
     model = models.discriminative(critic, estimators.smile())
     x, y = tasks.gaussian(DIM, MI).sample(jax.random.key(0), n)
     params = jax.jit(model.init)(jax.random.key(1), x[:2], y[:2])
-    assert model.encode is not None
-    assert model.pair is not None
+    assert model.critic is not None
 
     @jax.jit
     def read(params: Any, x: Array, y: Array) -> dict[str, Float[Array, ""]]:
-        encode, pair = (jax.tree_util.Partial(part, params) for part in (model.encode, model.pair))
+        encode, pair = (jax.tree_util.Partial(part, params) for part in model.critic)
         sums = evaluation.pair_sums(pair, x, y, encode=encode, tau=5.0, pairs=n**2)
         return {name: found.value for name, found in evaluation.read_outs(sums).items()}
 
@@ -54,10 +53,9 @@ def _smile(n: int, block: int) -> None:
     model = models.discriminative(networks.SeparableCritic(), estimators.smile())
     x, y = tasks.gaussian(DIM, MI).sample(jax.random.key(0), n)
     params = jax.jit(model.init)(jax.random.key(1), x[:2], y[:2])
-    assert model.encode is not None
-    assert model.pair is not None
-    codes_x, codes_y = jax.jit(model.encode)(params, x, y)
-    scores = blocks.of(jax.tree_util.Partial(model.pair, params), codes_x, codes_y, size=block)
+    assert model.critic is not None
+    codes_x, codes_y = jax.jit(model.critic.encode)(params, x, y)
+    scores = blocks.of(jax.tree_util.Partial(model.critic.pair, params), codes_x, codes_y, size=block)
     jax.block_until_ready(mi_jax.smile(scores, 5.0))
 
 

@@ -21,7 +21,7 @@ from mi_jax import (
 from mi_jax.blocks import Blocks
 from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
 from mi_jax.consistency import self_consistency
-from mi_jax.estimation import Estimate, estimate
+from mi_jax.estimation import Estimate, compare, estimate, load
 from mi_jax.groups import Groups
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ __all__ = [
     "Groups",
     "blocks",
     "bounds",
+    "compare",
     "consistency",
     "datasets",
     "dv",
@@ -40,6 +41,7 @@ __all__ = [
     "evaluation",
     "infonce",
     "interpolated",
+    "load",
     "logistic_objective",
     "models",
     "networks",

@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from mi_jax import _checks, preprocessing
-from mi_jax.estimation import check_rows, estimate, generator, one_key
+from mi_jax import _checks
+from mi_jax.estimation.inputs import as_rows, check_key, check_pairs, generator
+from mi_jax.estimation.pipeline import estimate
 
 Verdict = Literal["passes", "fails", "cannot tell"]
 Estimator = Callable[[np.ndarray, np.ndarray], Any]
@@ -107,7 +108,7 @@ def coarse(rows: np.ndarray) -> np.ndarray:
       >>> consistency.coarse(np.array([-2.0, 0.0, 3.0])).ravel()
       array([2., 0., 3.])
     """
-    flat = preprocessing.as_rows(rows, "rows")
+    flat = as_rows(rows, "rows")
     half = flat[:, : -(-flat.shape[1] // 2)]
     # One of the values: the mean of two would make a balanced binary column constant.
     return np.abs(half - np.quantile(half, 0.5, axis=0, method="lower"))
@@ -166,8 +167,8 @@ def self_consistency(
     Source: Song & Ermon (2020), Section 4.2.
     """
     _checks.positive(tolerance, "tolerance")
-    key = one_key(key)
-    x, y = (np.asarray(rows).reshape(len(rows), -1) for rows in check_rows(x, y, least=2 * 20))
+    key = check_key(key)
+    x, y = (np.asarray(rows).reshape(len(rows), -1) for rows in check_pairs(x, y, least=2 * 20))
     measure = _measure(estimator, options, key)
     rng = generator(key)
     whole = measure(x, y)
@@ -317,7 +318,7 @@ def _mean(one: Measured, other: Measured) -> Measured:
 
 
 def _applied(function: Callable[[np.ndarray], Any], rows: np.ndarray, name: str) -> np.ndarray:
-    found = preprocessing.as_rows(np.asarray(function(rows)), f"{name}(rows)")
+    found = as_rows(np.asarray(function(rows)), f"{name}(rows)")
     if len(found) != len(rows):
         raise ValueError(f"{name} must give as many rows as it is given, {len(rows)}, got {len(found)}")
     return found

@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 
-from mi_jax import networks, preprocessing, tables
+from mi_jax import networks, tables
 from mi_jax.consistency import Measured, SelfConsistency, compare
-from mi_jax.cross_fitting import Recipe, Seconds
-from mi_jax.diagnostics import Diagnostics
-from mi_jax.estimation import Estimate, Independence
+from mi_jax.estimation import Estimate
+from mi_jax.estimation.columns import fit_columns
+from mi_jax.estimation.combine import Independence
+from mi_jax.estimation.config import FitConfig
+from mi_jax.estimation.cross_fitting import Seconds
+from mi_jax.estimation.diagnostics import Diagnostics
 
 
 def samples():
@@ -42,14 +45,15 @@ def estimate(**changes):
         "interval": (1.09, 1.34),
         "allowance": (0.012, 0.042),
         "confidence": 0.95,
-        "per_seed": np.array([1.2, np.nan]),
+        "per_fold": np.array([1.2, np.nan]),
+        "influence": np.linspace(-1.0, 1.0, 40),
         "history": {"validation_loss": np.array([[0.5, 0.4], [0.3, np.nan]])},
         "diagnostics": diagnostics(),
-        "warnings": {"overfitting": "there are too few samples", "diverged": "the training of seed 1 diverged"},
+        "warnings": {"overfitting": "there are too few samples", "diverged": "the training of folds 1 diverged"},
         "independence": None,
-        "recipe": Recipe("smile", networks.BilinearCritic(), 32, 8, 2, 6, 2e-3, 4_194_304),
+        "config": FitConfig("smile", networks.BilinearCritic(), 32, 8, 2, 6, 2e-3, 4_194_304),
         "seconds": Seconds(3.0, 2.0, 1.0),
-        "columns": (preprocessing.columns(samples().x, "x"), preprocessing.columns(samples().y, "y")),
+        "columns": (fit_columns(samples().x, "x"), fit_columns(samples().y, "y")),
         "params": {"weight": np.zeros((2, 3))},
     }
     return Estimate(**values | changes)

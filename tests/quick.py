@@ -1,8 +1,8 @@
 """Estimates for tests: `quick` learns in a second, `light` learns little, `thorough` is for slow tests of statistics.
 
 An estimate here costs what its compilation costs: 15 seconds of CPU time for `quick`, 6 for `light`. A program is compiled
-for one shape and one recipe. So tests take `N` rows of 2 + 2 columns, and change only what the program takes as data: the
-rows, the key, tau, the confidence.
+for one shape and one configuration. So tests take `N` rows of 2 + 2 columns, and change only what the program takes as
+data: the rows, the key, tau, the confidence.
 """
 
 import jax
@@ -15,21 +15,21 @@ N = 1_000
 QUICK = {
     "critic": networks.GaussianCritic(hidden=(8,)),
     "steps": 500,
-    "batch": 64,
+    "batch_size": 64,
     "learning_rate": 1e-2,
     "patience": 150,
 }
-# The recipe of tests/test_cross_fitting.py, which then shares the compiled program.
+# The configuration of tests/estimation/test_cross_fitting.py, which then shares the compiled program.
 LIGHT = {
     "critic": networks.BilinearCritic(),
     "steps": 200,
-    "batch": 64,
-    "negatives": 7,
+    "batch_size": 64,
+    "num_negatives": 7,
     "learning_rate": 5e-3,
     "patience": 100,
 }
 # On top of `light`, with the pairs of the whole batch.
-INFONCE = {"estimator": "infonce", "negatives": None, "pairs": 8_000, "steps": 300, "learning_rate": 3e-2}
+INFONCE = {"estimator": "infonce", "num_negatives": None, "max_pairs": 8_000, "steps": 300, "learning_rate": 3e-2}
 
 
 def quick(x, y, **options):

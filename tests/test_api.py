@@ -30,7 +30,7 @@ FUNCTIONS = {
     "mi_jax.evaluation": ["normaliser"],
     "mi_jax.training": ["early_stopping", "study"],
     "mi_jax.datasets": ["cifar10", "mnist"],
-    "mi_jax.estimation": ["estimate"],
+    "mi_jax.estimation": ["compare", "estimate", "load"],
     "mi_jax.consistency": ["self_consistency"],
     "mi_jax.theory": [
         "clipped_partition_bias_bound",

@@ -28,7 +28,7 @@ def scores_and_normaliser(estimator, x, y):
 
     def compute(key):
         params = model.init(key, x, y)
-        scores = model.scores(params, x, y)
+        scores = model.critic.scores(params, x, y)
         return scores, projections.log_partition(scores), evaluation.normaliser(model, params, x, y)
 
     return jax.jit(compute)(jax.random.key(1))

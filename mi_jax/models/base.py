@@ -1,4 +1,4 @@
-"""The contract that every model keeps, discriminative or generative: what the trainer and the evaluation rely on."""
+"""The contracts that every model keeps, discriminative or generative: what the trainer and the evaluation rely on."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -6,26 +6,38 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
+class Critic(NamedTuple):
+    """Scores of all pairs of rows, in two steps, so that rows are encoded once where pairs are scored block by block.
+
+    Attributes:
+      encode: `(params, x, y) -> (codes_x, codes_y)`, the part of the scores that is done once a row.
+      pair: `(params, codes_x, codes_y) -> (n, m)`, the part that is done once a pair.
+    """
+
+    encode: Callable[[Any, Array, Array], tuple[Any, Any]]
+    pair: Callable[[Any, Any, Any], Float[Array, "n m"]]
+
+    def scores(self, params: Any, x: Array, y: Array) -> Float[Array, "n m"]:
+        """T(x_i, y_j) for all pairs."""
+        return self.pair(params, *self.encode(params, x, y))
+
+
 class Model(NamedTuple):
     """How to make parameters, a loss, and a log density ratio, as pure functions.
 
     Attributes:
       init: `(key, x, y) -> params`; x and y are one example batch, for their shapes.
-      init_state: `key -> state`, what training carries from step to step besides the parameters: () for most; of one
-        that draws random numbers the key for them.
+      init_state: `key -> state`, what training carries from step to step besides the parameters: () for most models; the key
+        for those that draw random numbers.
       loss: `(params, state, x, y) -> (loss, (state, {name: nats}))`; training minimises the loss. The read-outs are those of
         this batch at these parameters, before any update.
       log_ratio: `(params, x, y) -> (n,)`, in nats: log p(x_i, y_i) / (p(x_i) p(y_i)) of paired rows, the pointwise MI,
         before any projection.
-      scores: `(params, x, y) -> (n, m)`, T(x_i, y_j) for all pairs; None for a generative model, which needs no such matrix.
-      encode: `(params, x, y) -> (codes_x, codes_y)`, the part of the scores that is done once a row, and
-      pair: `(params, codes_x, codes_y) -> (n, m)` the part that is done once a pair; together they are the scores.
+      critic: the `Critic` of a discriminative model; None for a generative one, which scores no pairs.
     """
 
     init: Callable[[PRNGKeyArray, Array, Array], Any]
     init_state: Callable[[PRNGKeyArray], Any]
     loss: Callable[[Any, Any, Array, Array], tuple[Float[Array, ""], tuple[Any, Mapping[str, Float[Array, ""]]]]]
     log_ratio: Callable[[Any, Array, Array], Float[Array, " n"]]
-    scores: Callable[[Any, Array, Array], Float[Array, "n m"]] | None = None
-    encode: Callable[[Any, Array, Array], tuple[Any, Any]] | None = None
-    pair: Callable[[Any, Any, Any], Float[Array, "n m"]] | None = None
+    critic: Critic | None = None

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mi_jax import _checks, blocks, groups
 from mi_jax.estimators import Estimator, Nats, Scores
 from mi_jax.groups import Groups
-from mi_jax.models.base import Model
+from mi_jax.models.base import Critic, Model
 from mi_jax.networks import critics
 
 HELD_PAIRS = 2**24  # 64 MiB of scores
@@ -67,14 +67,13 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
     def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
         return critic.init(key, x, y)
 
-    def scores(params: Any, x: Array, y: Array) -> Float[Array, "n m"]:
-        return cast(Array, critic.apply(params, x, y))
-
     def encode(params: Any, x: Array, y: Array) -> tuple[Any, Any]:
         return cast(tuple[Any, Any], critic.apply(params, x, y, method=critics.encode))
 
     def pair(params: Any, codes_x: Any, codes_y: Any) -> Float[Array, "n m"]:
         return cast(Array, critic.apply(params, codes_x, codes_y, method=critics.pair))
+
+    scores = Critic(encode, pair).scores
 
     def batch_scores(params: Any, x: Array, y: Array) -> Scores:
         if block is not None and len(x) > block:
@@ -94,8 +93,8 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
         return -value, (state, nats)
 
     def log_ratio(params: Any, x: Array, y: Array) -> Float[Array, " n"]:
-        # One pair at a time under vmap: n rows through the critic, and not the n² of a matrix whose diagonal is wanted.
+        # One pair at a time under vmap: n rows go through the critic, instead of the n² pairs of a matrix.
         paired = jax.vmap(lambda xi, yi: scores(params, xi[None], yi[None])[0, 0])
         return paired(x, y) - estimator.offset
 
-    return Model(init, lambda _: estimator.init(), loss, log_ratio, scores, encode, pair)
+    return Model(init, lambda _: estimator.init(), loss, log_ratio, Critic(encode, pair))

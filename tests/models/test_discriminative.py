@@ -19,7 +19,7 @@ def test_loss_is_minus_the_objective_and_read_outs_are_of_the_same_scores(pairs)
 
     @jax.jit
     def look(params, x, y):
-        scores = model.scores(params, x, y)
+        scores = model.critic.scores(params, x, y)
         expected = -bounds.logistic_objective(scores), bounds.nwj(scores + 1), bounds.smile(scores, 1.0)
         return model.loss(params, model.init_state(jax.random.key(7)), x, y), expected
 
@@ -36,7 +36,7 @@ def test_log_ratio_is_the_diagonal_less_the_offset(critic, estimator, pairs):
     model = models.discriminative(critic, estimator)
     params = draw_params(model.init, jax.random.key(1), *pairs)
     offset = 1.0 if estimator.read_out.keys() == {"nwj"} else 0.0
-    expected = np.diagonal(jax.jit(model.scores)(params, *pairs)) - offset
+    expected = np.diagonal(jax.jit(model.critic.scores)(params, *pairs)) - offset
     np.testing.assert_allclose(jax.jit(model.log_ratio)(params, *pairs), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -67,7 +67,7 @@ def test_loss_is_the_likelihood_and_the_ratio_a_quotient_that_does_not_train(nam
         "doe": lambda: logs["conditional"] - logs["marginal"],
     }[name]()
     assert state == ()
-    assert model.scores is None
+    assert model.critic is None
     np.testing.assert_allclose(loss, -sum(log.mean() for log in logs.values()), rtol=1e-4)
     np.testing.assert_allclose(log_ratio, ratio, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(nats[name], ratio.mean(), rtol=1e-3, atol=1e-3)

@@ -103,9 +103,9 @@ def test_shapes_and_types(name):
         chex.assert_shape(value, ())
         assert value.dtype == jnp.float32
     chex.assert_shape(run.log_ratio, (PAIRS,))
-    if run.model.scores is not None:
+    if run.model.critic is not None:
         x, y = run.pairs
-        chex.assert_shape(jax.eval_shape(run.model.scores, run.params, x, y[:5]), (PAIRS, 5))
+        chex.assert_shape(jax.eval_shape(run.model.critic.scores, run.params, x, y[:5]), (PAIRS, 5))
 
 
 @every_model
@@ -156,7 +156,7 @@ def check_training(name, hidden, layers, steps, rows, learning_rate, pairs):
         start = model._replace(init=lambda *_: params)
         recipe = training.trainer(start, lambda key, step: (xs[step], ys[step]), training.adam(learning_rate))
         state, history = training.scan_steps(recipe, recipe.init(jax.random.key(0)), steps)
-        return history, model.log_ratio(state.params, x, y), name in FREE_IN_X and model.scores(state.params, x, y)
+        return history, model.log_ratio(state.params, x, y), name in FREE_IN_X and model.critic.scores(state.params, x, y)
 
     x, y = draw_pairs(pairs, seed=1)
     params = model.init(jax.random.key(0), xs[0, :PAIRS], ys[0, :PAIRS])

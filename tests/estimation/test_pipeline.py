@@ -1,10 +1,9 @@
 """`estimate` on data whose mutual information is known, what may and may not change it, and what it refuses.
 
 Compiling takes nearly all of the time, so the default tests share four programs (see `tests/quick.py`). Tests of what
-`estimate` passes on look at the arguments of `cross_fitting.fit`, and fit nothing.
+`estimate` passes on look at the arguments of `cross_fitting.fit_folds`, and fit nothing.
 """
 
-import dataclasses
 import math
 
 import flax.linen as nn
@@ -14,8 +13,11 @@ import numpy as np
 import pytest
 
 import mi_jax
-from mi_jax import cross_fitting, estimation, networks, tasks
+from mi_jax import networks, tasks
+from mi_jax.estimation import cross_fitting, pipeline
 from mi_jax.tasks import Task
+from tests.estimation.same import assert_same
+from tests.estimation.test_combine import check_any_p_value
 from tests.quick import INFONCE, N, draw, light, quick, thorough
 
 
@@ -43,32 +45,6 @@ def table(probabilities):
     return Task(sample, float((law * log_ratio).sum()), lambda x, y: log_ratio[np.int64(x[..., 0]), np.int64(y[..., 0])])
 
 
-@pytest.fixture(scope="module")
-def task():
-    return tasks.gaussian(dim=2, mi=1.0)
-
-
-@pytest.fixture(scope="module")
-def data(task):
-    return draw(task)
-
-
-@pytest.fixture(scope="module")
-def reports():
-    """What `found` was told while it trained."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def found(data, reports):
-    return quick(*data, on_chunk=reports.append)
-
-
-@pytest.fixture(scope="module")
-def barely_trained(data):
-    return light(*data)
-
-
 class NotFittedError(Exception):
     """Raised in the place of fitting."""
 
@@ -80,12 +56,12 @@ def fit_arguments(monkeypatch):
     def call(x, y, **options):
         seen = {}
 
-        def stop(recipe, **arguments):
-            seen.update(arguments, recipe=recipe)
+        def stop(config, **arguments):
+            seen.update(arguments, config=config)
             raise NotFittedError
 
         with monkeypatch.context() as patch:
-            patch.setattr(cross_fitting, "fit", stop)
+            patch.setattr(cross_fitting, "fit_folds", stop)
             with pytest.raises(NotFittedError):
                 mi_jax.estimate(x, y, **options)
         return seen
@@ -95,16 +71,9 @@ def fit_arguments(monkeypatch):
 
 def assert_same_data(ours, theirs):
     """Bit for bit the same rows are fitted."""
-    for our_rows, their_rows in zip(ours["data"][0], theirs["data"][0], strict=True):
+    for our_rows, their_rows in zip(ours["rows"], theirs["rows"], strict=True):
         assert our_rows.dtype == their_rows.dtype == np.float32
         np.testing.assert_array_equal(our_rows, their_rows)
-
-
-def assert_same(one, other):
-    """Bit for bit the same estimate."""
-    assert (one.mi, one.stderr, one.interval, one.warnings) == (other.mi, other.stderr, other.interval, other.warnings)
-    np.testing.assert_array_equal(one.per_seed, other.per_seed)
-    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
 # Known values
@@ -207,7 +176,7 @@ def test_columns_that_tell_nothing_are_left_out(data, barely_trained):
     x, y = data
     with_entry = lambda entry: np.concatenate([x, np.full((N, 1), entry), x[:, :1]], axis=1).reshape(N, 2, 2)  # noqa: E731
     ours = light(with_entry(1.0), y)
-    assert (ours.mi, ours.per_seed.tolist()) == (barely_trained.mi, barely_trained.per_seed.tolist())
+    assert (ours.mi, ours.per_fold.tolist()) == (barely_trained.mi, barely_trained.per_fold.tolist())
     assert set(ours.warnings) - set(barely_trained.warnings) == {"constant_columns_x", "duplicated_columns_x"}
     expected = barely_trained.pointwise(x, y)
     assert expected.shape == (N,)
@@ -237,7 +206,7 @@ def test_rows_of_different_shapes(x_shape, y_shape):
     wide = np.concatenate([y, rng.normal(size=(N, math.prod(y_shape) - 1))], axis=1)
     x, y = x.reshape(N, *x_shape), wide.reshape(N, *y_shape)
     critic = networks.JointCritic(hidden=(32,))
-    ours = mi_jax.estimate(x, y, critic=critic, steps=750, batch=64, seeds=1, learning_rate=5e-3)
+    ours = mi_jax.estimate(x, y, critic=critic, steps=750, batch_size=64, folds=2, learning_rate=5e-3)
     assert ours.interval[0] < 1.0 < ours.interval[1]
     assert ours.mi > 0.7
     assert ours.pointwise(x[:3], y[:3]).shape == (3,)
@@ -258,7 +227,7 @@ def test_keys_of_another_kind_reach_the_fit(data, fit_arguments):
     """Training on them is tested in tests/training/test_runs.py."""
     given = fit_arguments(*data, key=jax.random.key(0, impl="rbg"))
     assert given["keys"].dtype == jax.random.key(0, impl="rbg").dtype
-    assert (len(given["keys"]), len(given["parts"])) == (5, 5)
+    assert (len(given["keys"]), len(given["splits"])) == (5, 5)
 
 
 @pytest.mark.slow
@@ -278,34 +247,37 @@ def test_one_device_gives_the_same_bits(data):
     assert_same(light(*data, devices=jax.devices()[:1]), light(*data, devices=iter(jax.devices())))
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 7])
-def test_the_first_seeds_have_the_rows_and_keys_that_they_have_among_more(data, fit_arguments, seeds):
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_the_first_repeat_has_the_rows_and_keys_that_it_has_among_more(data, fit_arguments, folds):
     """The same rows and keys give the same bits, as is tested of the fit."""
-    few, many = fit_arguments(*data, seeds=seeds), fit_arguments(*data, seeds=10)
-    assert (len(few["parts"]), len(few["keys"])) == (seeds, seeds)
-    jax.tree.map(np.testing.assert_array_equal, few["parts"], many["parts"][:seeds])
-    np.testing.assert_array_equal(*(jax.random.key_data(given["keys"])[:seeds] for given in (few, many)))
+    few, many = (fit_arguments(*data, folds=folds, repeats=repeats) for repeats in (1, 2))
+    assert (len(few["splits"]), len(few["keys"]), len(many["splits"])) == (folds, folds, 2 * folds)
+    jax.tree.map(np.testing.assert_array_equal, few["splits"], many["splits"][:folds])
+    np.testing.assert_array_equal(*(jax.random.key_data(given["keys"])[:folds] for given in (few, many)))
     assert_same_data(few, many)
 
 
-def check_seeds(ours, seeds):
-    assert ours.per_seed.shape == (seeds,)
-    assert ours.mi == pytest.approx(np.mean(ours.per_seed))
-    assert all(values.shape[0] == seeds for values in ours.history.values())
-    assert len(ours.diagnostics.best_step) == seeds
-    assert f"{seeds} seed{'s' if seeds > 1 else ''})" in repr(ours)
+def check_folds(ours, folds):
+    assert ours.per_fold.shape == (folds,)
+    assert ours.influence.shape == (N,)
+    sampling = np.sum(ours.influence**2) / N**2
+    assert 0 < sampling <= ours.stderr**2 * (1 + 1e-9)
+    assert ours.mi == pytest.approx(np.mean(ours.per_fold))
+    assert all(values.shape[0] == folds for values in ours.history.values())
+    assert len(ours.diagnostics.best_step) == folds
+    assert f"{folds} folds)" in repr(ours)
 
 
-def test_five_seeds(barely_trained):
-    check_seeds(barely_trained, 5)
+def test_five_folds(barely_trained):
+    check_folds(barely_trained, 5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [1, 2, 5, 7])
-def test_any_number_of_seeds(data, seeds):
-    ours = light(*data, seeds=seeds)
-    check_seeds(ours, seeds)
-    assert ours.per_seed[0] == light(*data, seeds=1).per_seed[0]
+@pytest.mark.parametrize(("folds", "repeats"), [(2, 1), (5, 2), (7, 1)])
+def test_any_number_of_folds_and_repeats(data, folds, repeats):
+    ours = light(*data, folds=folds, repeats=repeats)
+    check_folds(ours, folds * repeats)
+    np.testing.assert_array_equal(ours.per_fold[:folds], light(*data, folds=folds).per_fold)
 
 
 def test_progress_is_told(found, reports):
@@ -315,61 +287,6 @@ def test_progress_is_told(found, reports):
 
 
 # The standard error and the interval
-
-
-def fitted(values, influences, **held_out):
-    """A `Fitted` of these estimates and influence functions, as of a valid ratio that fits training and test rows alike."""
-    numbers = {name: np.zeros(len(values)) for name in cross_fitting.HeldOut._fields}
-    numbers |= {"value": values, "influence": influences, "train": values, "others": {"dv": values}} | held_out
-    nothing = dict.fromkeys(cross_fitting.Fitted._fields)
-    return cross_fitting.Fitted(**nothing | {"held_out": cross_fitting.HeldOut(**numbers), "diverged": values > np.inf})
-
-
-@pytest.mark.parametrize("seeds", [1, 5, 7])
-def test_the_standard_error_is_its_formula(seeds):
-    """Each row's influence, summed over the seeds that test it, and what the seeds differ by beyond that; in plain loops."""
-    rng = np.random.default_rng(seeds)
-    parts = cross_fitting.splits(103, seeds, rng)
-    tests = len(parts[0].test)
-    for spread in (0.0, 1.0):
-        values, influences = 1.0 + spread * rng.normal(size=seeds), rng.normal(size=(seeds, tests))
-        allowed = {"log_normaliser": np.full(seeds, -0.2), "train": values + 0.3, "clipped_joint": np.full(seeds, 0.1)}
-        given = fitted(values, influences, **allowed, others={"dv": values - 0.05})
-        ours = estimation._combined(given, parts, 103, 0.9)
-        of_row = np.zeros(103)
-        for part, influence in zip(parts, influences, strict=True):
-            for row, effect in zip(part.test, influence, strict=True):
-                of_row[row] += effect / (tests * seeds)
-        within = np.mean([np.var(influence, ddof=1) / tests for influence in influences])
-        between = max(0.0, np.var(values, ddof=1) - within) if seeds > 1 else 0.0
-        stderr = math.sqrt(np.sum(of_row**2) + between)
-        assert ours.stderr == pytest.approx(stderr, rel=1e-9)
-        assert ours.mi == pytest.approx(np.mean(values), rel=1e-9)
-        assert ours.allowance == pytest.approx((0.05, 0.5))
-        reach = 1.6448536 * stderr  # the 95th percentile of the normal law
-        assert ours.interval == pytest.approx((ours.mi - reach - 0.05, ours.mi + reach + 0.5), rel=1e-6)
-
-
-def test_the_standard_error_is_that_of_many_data_sets_of_known_log_ratios():
-    """A critic that is exact errs by the sampling of the rows alone, by their standard deviation over √n.
-
-    The error counts the seeds' spread as if it were common to all, and so is too large: by the root of
-    1 + 5 E[max(0, χ²/4 - 1)] with 4 degrees of freedom, which is 1.534.
-    """
-    rng = np.random.default_rng(0)
-    parts = cross_fitting.splits(200, 5, rng)
-    errors, estimates, hits = [], [], 0
-    for log_ratios in 1.0 + rng.normal(size=(1_000, 200)):
-        tested = np.stack([log_ratios[part.test] for part in parts])
-        values = tested.mean(axis=1)
-        ours = estimation._combined(fitted(values, tested - values[:, None]), parts, 200, 0.95)
-        errors.append(ours.stderr)
-        estimates.append(ours.mi)
-        hits += ours.interval[0] <= 1.0 <= ours.interval[1]
-    # 1,000 draws give a spread to 2 %.
-    assert np.std(estimates) == pytest.approx(200**-0.5, rel=0.07)
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(1.534 * 200**-0.5, rel=0.04)
-    assert hits >= 950
 
 
 def narrowest(task):
@@ -450,64 +367,12 @@ def test_pointwise_is_the_log_ratio(task, data, found):
     np.testing.assert_allclose(found.pointwise(x[:1], y[:1]), ours[:1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("estimator", ["infonce", "dv", "mine"])
-def test_pointwise_needs_an_estimator_of_the_log_ratio(data, found, estimator):
-    ours = dataclasses.replace(found, recipe=found.recipe._replace(estimator=estimator))
-    with pytest.raises(ValueError, match=f"pointwise needs an estimator that learns the log ratio.*got {estimator}"):
-        ours.pointwise(*data)
-
-
 def test_pointwise_needs_rows_of_the_same_shape(data, found):
     x, y = data
     with pytest.raises(ValueError, match=r"x must have rows of shape \(2,\), got \(1,\)"):
         found.pointwise(x[:, :1], y)
     with pytest.raises(ValueError, match=r"same number of rows, at least 1, got \[5, 6\]"):
         found.pointwise(x[:5], y[:6])
-
-
-def test_in_bits(found):
-    bits = found.in_bits()
-    for name in ("mi", "stderr", "interval", "allowance", "per_seed"):
-        np.testing.assert_allclose(getattr(bits, name), np.divide(getattr(found, name), math.log(2)))
-    assert "bits ±" in repr(bits)
-    assert bits.in_bits().mi == bits.mi
-    assert bits.history is found.history
-
-
-def test_repr(found):
-    low, high = found.interval
-    first = (
-        f"{found.mi:.3f} nats ± {found.stderr:.3f}, 95% interval {low:.3f} to {high:.3f} (smile, GaussianCritic, 5 seeds)"
-    )
-    assert repr(dataclasses.replace(found, warnings={})) == first
-    warned = dataclasses.replace(
-        found, warnings={"ceiling": "near"}, independence=estimation.Independence(0.05, np.zeros(19))
-    )
-    assert repr(warned).split("\n") == [first, "independence: p = 0.05 (19 permutations)", "warning, ceiling: near"]
-
-
-def test_plot(found):
-    left, right = found.plot().axes
-    assert len(left.lines) >= 5
-    assert right.get_ylabel() == "nats"
-
-
-def test_saved_and_loaded(barely_trained, data, tmp_path):
-    tested = dataclasses.replace(barely_trained, independence=estimation.Independence(0.05, np.arange(19.0)))
-    for one in (barely_trained, tested, tested.in_bits()):
-        one.save(tmp_path / "mi.npz")
-        again = estimation.load(tmp_path / "mi.npz")
-        assert_same(again, one)
-        assert repr(again) == repr(one)
-        assert (again.recipe, again.diagnostics) == (one.recipe, one.diagnostics)
-    np.testing.assert_array_equal(again.pointwise(*data), barely_trained.pointwise(*data))
-
-
-def test_a_saved_critic_is_made_again(found, data, tmp_path):
-    found.save(tmp_path / "mi.npz")
-    again = estimation.load(tmp_path / "mi.npz")
-    assert_same(again, found)
-    assert again.recipe == found.recipe
 
 
 def test_infonce_finds_what_is_there_and_knows_its_ceiling():
@@ -523,7 +388,7 @@ def test_infonce_finds_what_is_there_and_knows_its_ceiling():
 @pytest.mark.slow
 @pytest.mark.parametrize(("pairs", "group"), [(2**22, 200), (4_000, 20), (2, 2)])
 def test_the_budget_of_pairs_sets_the_ceiling(data, pairs, group):
-    ours = light(*data, estimator="infonce", pairs=pairs)
+    ours = light(*data, estimator="infonce", max_pairs=pairs)
     assert ours.diagnostics.ceiling == pytest.approx(math.log(group))
     assert ours.diagnostics.pairs == 200 * (group - 1)
     assert ours.mi < math.log(group)
@@ -546,8 +411,8 @@ class Own(nn.Module):
 
 @pytest.mark.slow
 def test_a_users_critic(data):
-    hashable, unhashable = (light(*data, critic=Own(sizes), seeds=2) for sizes in ((8, 8), [8, 8]))
-    np.testing.assert_array_equal(hashable.per_seed, unhashable.per_seed)
+    hashable, unhashable = (light(*data, critic=Own(sizes), folds=2) for sizes in ((8, 8), [8, 8]))
+    np.testing.assert_array_equal(hashable.per_fold, unhashable.per_fold)
     assert "Own" in repr(hashable)
 
 
@@ -563,16 +428,16 @@ class Fated(nn.Module):
 
 
 def check_some_diverged(ours, data):
-    gone = np.flatnonzero(np.isnan(ours.per_seed))
+    gone = np.flatnonzero(np.isnan(ours.per_fold))
     assert 0 < gone.size < 5
-    assert ours.mi == pytest.approx(np.nanmean(ours.per_seed))
+    assert ours.mi == pytest.approx(np.nanmean(ours.per_fold))
     assert np.isfinite([ours.stderr, *ours.interval, ours.diagnostics.train]).all()
-    assert f"the training of seeds {', '.join(map(str, gone))} diverged" in ours.warnings["diverged"]
+    assert f"the training of folds {', '.join(map(str, gone))} diverged" in ours.warnings["diverged"]
     assert np.isfinite(ours.pointwise(*data)).all()
 
 
 def check_all_diverged(ours, data):
-    assert np.isnan([ours.mi, ours.stderr, *ours.interval, *ours.per_seed, ours.independence.p_value]).all()
+    assert np.isnan([ours.mi, ours.stderr, *ours.interval, *ours.per_fold, ours.independence.p_value]).all()
     assert set(ours.warnings) == {"diverged", "no_estimate"}
     assert np.isnan(ours.pointwise(*data)).all()
     assert "nan nats" in repr(ours)
@@ -580,10 +445,10 @@ def check_all_diverged(ours, data):
 
 @pytest.fixture
 def lose_seeds(monkeypatch):
-    """A function that makes `cross_fitting.fit` return these seeds as if their training had diverged."""
+    """A function that makes `cross_fitting.fit_folds` return these seeds as if their training had diverged."""
 
     def lose(*seeds):
-        fit = cross_fitting.fit
+        fit = cross_fitting.fit_folds
 
         def fit_and_lose(*arguments, **options):
             whole, seconds = fit(*arguments, **options)
@@ -594,7 +459,7 @@ def lose_seeds(monkeypatch):
                 for one in whole
             ], seconds
 
-        monkeypatch.setattr(cross_fitting, "fit", fit_and_lose)
+        monkeypatch.setattr(cross_fitting, "fit_folds", fit_and_lose)
 
     return lose
 
@@ -603,7 +468,7 @@ def test_lost_seeds_are_left_out_and_named(data, barely_trained, lose_seeds):
     lose_seeds(1, 3)
     ours = light(*data)
     check_some_diverged(ours, data)
-    np.testing.assert_array_equal(ours.per_seed[[0, 2, 4]], barely_trained.per_seed[[0, 2, 4]])
+    np.testing.assert_array_equal(ours.per_fold[[0, 2, 4]], barely_trained.per_fold[[0, 2, 4]])
 
 
 @pytest.mark.usefixtures("one_set_at_a_time")
@@ -628,7 +493,7 @@ def test_if_all_seeds_diverge_there_is_no_estimate(data):
 @pytest.fixture
 def one_set_at_a_time(monkeypatch):
     """Permuted sets go through the program of the data, so that no other is compiled."""
-    monkeypatch.setattr(estimation, "ROWS_AT_ONCE", 0)
+    monkeypatch.setattr(pipeline, "ROWS_AT_ONCE", 0)
 
 
 def check_dependence_is_found(ours):
@@ -645,7 +510,7 @@ def test_dependence_is_found(data, barely_trained):
 
 
 def small(x, y, **options):
-    options = {"steps": 50, "batch": 32, "seeds": 2, "permutations": 19} | options
+    options = {"steps": 50, "batch_size": 32, "folds": 2, "permutations": 19} | options
     return thorough(x, y, learning_rate=2e-3, patience=300, **options)
 
 
@@ -655,28 +520,6 @@ def test_dependence_is_found_in_few_rows():
     ours = small(x, y)
     check_dependence_is_found(ours)
     assert_same(small(x, y), ours)
-
-
-def check_any_p_value(p_values):
-    """Of 20 or more uniform p-values, each a multiple of 1/20."""
-    np.testing.assert_allclose(np.array(p_values) * 20, np.round(np.array(p_values) * 20))
-    error = math.sqrt((20**2 - 1) / 12) / 20 / math.sqrt(len(p_values))
-    assert 0.525 - 4 * error < np.mean(p_values) < 0.525 + 4 * error
-    assert len(set(p_values)) > 6
-
-
-def test_independent_data_have_any_p_value():
-    """Here by the correlation in the place of an estimate, which is compared in the same way."""
-    correlate = lambda rows: np.corrcoef(rows[0][:, 0], rows[1][:, 0])[0, 1]  # noqa: E731
-    p_values = []
-    for seed in range(400):
-        rng = np.random.default_rng(seed)
-        rows = tuple(rng.standard_normal((2, 50, 1)))
-        _, *orders = estimation._orders(50, 19, rng)
-        statistics = np.array([correlate((rows[0], rows[1][order])) for order in orders])
-        p_values.append(estimation._independence(correlate(rows), statistics, rng).p_value)
-    check_any_p_value(p_values)
-    assert len(set(p_values)) == 20
 
 
 @pytest.mark.slow
@@ -689,7 +532,7 @@ def test_independent_data_have_any_p_value_of_estimates():
 def test_permuted_sets_go_through_the_pipeline_of_the_data(data, monkeypatch):
     """A permuted set that is the data gives the very estimate, and the ties are broken by the key."""
     monkeypatch.setattr(
-        estimation, "_orders", lambda num_rows, permutations, rng: iter([np.arange(num_rows)] * (1 + permutations))
+        pipeline, "_draw_orders", lambda num_rows, permutations, rng: iter([np.arange(num_rows)] * (1 + permutations))
     )
     ours = [light(*data, permutations=3, key=jax.random.key(seed)) for seed in range(4)]
     for one in ours:
@@ -701,16 +544,16 @@ def test_permuted_sets_go_through_the_pipeline_of_the_data(data, monkeypatch):
 def check_sets_fitted_in_turn(data, monkeypatch, permutations, together):
     """The same bits, whether one data set is fitted at a time or so many `together`, the last of them beside padding."""
     fitted_together = []
-    fit = cross_fitting.fit
+    fit = cross_fitting.fit_folds
 
     def count(*arguments, orders, **options):
         fitted_together.append(len(orders))
         return fit(*arguments, orders=orders, **options)
 
-    monkeypatch.setattr(cross_fitting, "fit", count)
+    monkeypatch.setattr(cross_fitting, "fit_folds", count)
     found = []
     for sets in (1, together):
-        monkeypatch.setattr(estimation, "ROWS_AT_ONCE", sets * 5 * N)
+        monkeypatch.setattr(pipeline, "ROWS_AT_ONCE", sets * 5 * N)
         found.append(light(*data, permutations=permutations))
     assert fitted_together == [1] * (1 + permutations) + [together] * math.ceil((1 + permutations) / together)
     assert_same(*found)
@@ -728,26 +571,6 @@ def test_many_sets_that_do_not_fit_the_memory_are_fitted_in_turn(data, monkeypat
     check_sets_fitted_in_turn(data, monkeypatch, permutations=4, together=4)
 
 
-@pytest.mark.parametrize(
-    ("observed", "statistics", "p_values"),
-    [
-        (1.0, [0.0, 0.5, 0.9], {0.25}),
-        (0.6, [0.0, 0.5, 0.9], {0.5}),
-        (-1.0, [0.0, 0.5, 0.9], {1.0}),
-        (0.0, [0.0, 0.0, 0.0], {0.25, 0.5, 0.75, 1.0}),
-        (0.5, [0.5, 0.9, 0.1], {0.5, 0.75}),
-        (1.0, [math.nan, 0.5, 0.9], {0.5}),
-        (math.nan, [0.0, 0.5, 0.9], {math.nan}),
-    ],
-)
-def test_p_values(observed, statistics, p_values):
-    """1 + k of 1 + m; sets without an estimate count against the data, and data without one have no p-value."""
-    found = {
-        estimation._independence(observed, np.array(statistics), np.random.default_rng(seed)).p_value for seed in range(50)
-    }
-    assert found == p_values or (math.isnan(observed) and np.isnan([*found]).all())
-
-
 # Every estimator. tests/models/test_registry.py trains each of them in seconds; here they go through `estimate`.
 
 
@@ -760,7 +583,7 @@ def test_p_values(observed, statistics, p_values):
 def test_every_estimator_finds_a_nat(data, estimator, critic):
     """One seed tests a fifth of the rows: a standard error of 0.08, and what is lost by so small a critic."""
     options = {"learning_rate": 5e-3, "steps": 750} if critic is not None else {"steps": 250}
-    ours = mi_jax.estimate(*data, estimator=estimator, critic=critic, batch=64, seeds=1, **options)
+    ours = mi_jax.estimate(*data, estimator=estimator, critic=critic, batch_size=64, folds=2, **options)
     assert 0.7 < ours.mi < 1.2
     assert ours.interval[0] < 1.0 < ours.interval[1]
     if estimator in ("infonce", "dv", "mine"):
@@ -772,7 +595,7 @@ def test_every_estimator_finds_a_nat(data, estimator, critic):
 
 @pytest.mark.slow
 def test_cpc_is_infonce(data):
-    one, other = (light(*data, estimator=name, seeds=1) for name in ("infonce", "cpc"))
+    one, other = (light(*data, estimator=name, folds=2) for name in ("infonce", "cpc"))
     assert one.mi == other.mi
 
 
@@ -843,18 +666,32 @@ BAD = {
     "tau string": ({"tau": "5"}, TypeError, "tau must be a number, got str"),
     "tau array": ({"tau": np.ones(2)}, ValueError, r"tau must be a scalar, got shape \(2,\)"),
     "tau of infonce": ({"tau": 5.0, "estimator": "infonce"}, ValueError, "tau is SMILE's, got 5.0 with infonce"),
-    "batch 0": ({"batch": 0}, ValueError, "batch must be at least 1, got 0"),
-    "batch 1": ({"batch": 1}, ValueError, "batch must be at least 2 and at most the 35 training rows, got 1"),
-    "batch > n": ({"batch": 36}, ValueError, "batch must be at least 2 and at most the 35 training rows, got 36"),
-    "batch float": ({"batch": 16.0}, TypeError, "batch must be an integer, got float"),
-    "batch bool": ({"batch": True}, TypeError, "batch must be an integer, got bool"),
-    "negatives": ({"batch": 16, "negatives": 16}, ValueError, "negatives must be fewer than the 16 pairs .*got 16"),
-    "negatives 0": ({"negatives": 0}, ValueError, "negatives must be at least 1, got 0"),
-    "negatives of mine": ({"estimator": "mine", "negatives": 3}, ValueError, "negatives must be all 34 others .*got 3"),
-    "negatives of gm": ({"estimator": "gm", "negatives": 3}, ValueError, "negatives must not be given with gm.*got 3"),
-    "seeds 0": ({"seeds": 0}, ValueError, "seeds must be at least 1, got 0"),
-    "seeds -1": ({"seeds": -1}, ValueError, "seeds must be at least 1, got -1"),
-    "seeds 2.5": ({"seeds": 2.5}, TypeError, "seeds must be an integer, got float"),
+    "batch 0": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+    "batch 1": ({"batch_size": 1}, ValueError, "batch_size must be at least 2 and at most the 35 training rows, got 1"),
+    "batch > n": ({"batch_size": 36}, ValueError, "batch_size must be at least 2 and at most the 35 training rows, got 36"),
+    "batch float": ({"batch_size": 16.0}, TypeError, "batch_size must be an integer, got float"),
+    "batch bool": ({"batch_size": True}, TypeError, "batch_size must be an integer, got bool"),
+    "negatives": (
+        {"batch_size": 16, "num_negatives": 16},
+        ValueError,
+        "num_negatives must be fewer than the 16 pairs .*got 16",
+    ),
+    "negatives 0": ({"num_negatives": 0}, ValueError, "num_negatives must be at least 1, got 0"),
+    "negatives of mine": (
+        {"estimator": "mine", "num_negatives": 3},
+        ValueError,
+        "num_negatives must be all 34 others .*got 3",
+    ),
+    "negatives of gm": (
+        {"estimator": "gm", "num_negatives": 3},
+        ValueError,
+        "num_negatives must not be given with gm.*got 3",
+    ),
+    "folds 0": ({"folds": 0}, ValueError, "folds must be at least 1, got 0"),
+    "folds 1": ({"folds": 1}, ValueError, "folds must be from 2 to 25, half the number of rows, got 1"),
+    "folds 26": ({"folds": 26}, ValueError, "folds must be from 2 to 25, half the number of rows, got 26"),
+    "repeats 0": ({"repeats": 0}, ValueError, "repeats must be at least 1, got 0"),
+    "folds 2.5": ({"folds": 2.5}, TypeError, "folds must be an integer, got float"),
     "steps 0": ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
     "steps 1e3": ({"steps": 1e3}, TypeError, "steps must be an integer, got float"),
     "patience 0": ({"patience": 0}, ValueError, "patience must be at least 1, got 0"),
@@ -863,9 +700,9 @@ BAD = {
     "learning_rate inf": ({"learning_rate": math.inf}, ValueError, "learning_rate must be positive and finite, got inf"),
     "learning_rate NaN": ({"learning_rate": math.nan}, ValueError, "learning_rate must be positive and finite, got nan"),
     "learning_rate string": ({"learning_rate": "1e-3"}, TypeError, "learning_rate must be a number, got str"),
-    "pairs 0": ({"pairs": 0}, ValueError, "pairs must be at least 1, got 0"),
-    "pairs 1": ({"pairs": 1}, ValueError, "pairs must be at least 2, got 1"),
-    "pairs 1e6": ({"pairs": 1e6}, TypeError, "pairs must be an integer, got float"),
+    "pairs 0": ({"max_pairs": 0}, ValueError, "max_pairs must be at least 1, got 0"),
+    "pairs 1": ({"max_pairs": 1}, ValueError, "max_pairs must be at least 2, got 1"),
+    "pairs 1e6": ({"max_pairs": 1e6}, TypeError, "max_pairs must be an integer, got float"),
     "confidence 0": ({"confidence": 0}, ValueError, "confidence must lie between 0 and 1, got 0"),
     "confidence 1": ({"confidence": 1}, ValueError, "confidence must lie between 0 and 1, got 1"),
     "confidence 95": ({"confidence": 95}, ValueError, "confidence must lie between 0 and 1, got 95"),
@@ -886,7 +723,7 @@ BAD = {
 @pytest.mark.parametrize(("options", "error", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_input(options, error, message):
     with pytest.raises(error, match=message):
-        mi_jax.estimate(**{"x": SOME, "y": SOME[::-1], "steps": 50, "seeds": 1} | options)
+        mi_jax.estimate(**{"x": SOME, "y": SOME[::-1], "steps": 50, "folds": 2} | options)
 
 
 def test_traced_rows_are_refused():

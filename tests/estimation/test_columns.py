@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from mi_jax import preprocessing
+from mi_jax.estimation.columns import fit_columns
+from mi_jax.estimation.inputs import as_rows
 
 TRANSFORMS = ("ranks", "standardize", "none")
 every_transform = pytest.mark.parametrize("transform", TRANSFORMS)
@@ -15,7 +16,7 @@ rng = np.random.default_rng(0)
 
 
 def transformed(rows, transform="ranks", name="x"):
-    return preprocessing.columns(rows, name, transform)(rows)
+    return fit_columns(rows, name, transform)(rows)
 
 
 def normal_scores(column):
@@ -47,7 +48,7 @@ def test_ranks_are_scipys_normal_scores(column):
 @hypothesis.given(hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e300, 1e300, allow_subnormal=True)))
 def test_ranks_keep_order_and_ties(column):
     hypothesis.assume(column.min() < column.max())
-    ours = preprocessing.columns(column, "x")(column)[:, 0]
+    ours = fit_columns(column, "x")(column)[:, 0]
     np.testing.assert_allclose(ours, normal_scores(column), rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(
         np.sign(np.subtract.outer(ours, ours)), np.greater.outer(column, column) * 2.0 - 1 + np.equal.outer(column, column)
@@ -75,7 +76,7 @@ def test_standardized_columns_are_numpys():
 def test_none_leaves_the_values():
     x = np.random.default_rng(1).standard_normal((100, 2))
     np.testing.assert_array_equal(transformed(x, "none"), x.astype(np.float32))
-    np.testing.assert_array_equal(preprocessing.columns(x, "x", "none")(5 * x), (5 * x).astype(np.float32))
+    np.testing.assert_array_equal(fit_columns(x, "x", "none")(5 * x), (5 * x).astype(np.float32))
 
 
 @pytest.mark.parametrize("size", [1e300, 1e-300, 1.7e308])
@@ -95,14 +96,14 @@ def test_what_does_not_fit_float32_is_refused():
     with pytest.raises(ValueError, match=r"x must be within float32 once transformed, got entries up to 1e\+300"):
         transformed(np.array([0.0, 1.0, 1e300]), "none")
     with pytest.raises(ValueError, match="y must be within float32 once transformed"):
-        preprocessing.columns(np.arange(3.0), "y")(np.array([1e300]))
+        fit_columns(np.arange(3.0), "y")(np.array([1e300]))
 
 
 @every_transform
 def test_new_rows_between_and_beyond_the_old_ones_keep_their_order(transform):
     seen = np.array([-2.0, -1.5, 0.0, 0.1, 0.1, 4.0, 10.0])
     new = np.sort(np.concatenate([np.linspace(-50, 50, 201), seen]))
-    columns = preprocessing.columns(seen, "x", transform)
+    columns = fit_columns(seen, "x", transform)
     ours = np.float64(columns(new)[:, 0])
     assert (np.diff(ours)[np.diff(new) > 0] > 0).all()
     # Between two values seen halfway, and beyond the ends with the slope of the whole.
@@ -119,13 +120,13 @@ def test_no_new_row_overtakes_another(values, transform):
     """By more than the rounding of an interpolation between images of about 1."""
     seen, new = values[:6], np.sort(np.clip(values, values[:6].min(), values[:6].max()))
     hypothesis.assume(seen.min() < seen.max())
-    assert (np.diff(preprocessing.columns(seen, "x", transform)(new)[:, 0]) >= -1e-15).all()
+    assert (np.diff(fit_columns(seen, "x", transform)(new)[:, 0]) >= -1e-15).all()
 
 
 @every_transform
 def test_each_row_is_transformed_alone(transform):
     x = np.random.default_rng(1).standard_normal((50, 3))
-    columns = preprocessing.columns(x, "x", transform)
+    columns = fit_columns(x, "x", transform)
     whole = columns(x)
     np.testing.assert_array_equal(columns(x[7:9]), whole[7:9])
     order = np.random.default_rng(2).permutation(50)
@@ -139,7 +140,7 @@ def test_constant_and_duplicated_columns_are_left_out(transform):
     a[0] = 0.0
     minus = np.where(a == 0, -0.0, a)
     x = np.stack([np.full(40, 3.0), a, b, a, np.zeros(40), b, minus, -a], axis=1)
-    columns = preprocessing.columns(x, "x", transform)
+    columns = fit_columns(x, "x", transform)
     np.testing.assert_array_equal(columns.kept, [1, 2, 7])
     np.testing.assert_array_equal(columns.constant, [0, 4])
     np.testing.assert_array_equal(columns.duplicated, [3, 5, 6])
@@ -147,7 +148,7 @@ def test_constant_and_duplicated_columns_are_left_out(transform):
 
 
 def test_nothing_is_left_out_of_columns_that_differ():
-    columns = preprocessing.columns(np.random.default_rng(1).standard_normal((40, 3)), "x")
+    columns = fit_columns(np.random.default_rng(1).standard_normal((40, 3)), "x")
     np.testing.assert_array_equal(columns.kept, [0, 1, 2])
     assert (columns.constant.size, columns.duplicated.size) == (0, 0)
     assert (columns.name, columns.shape) == ("x", (3,))
@@ -156,16 +157,16 @@ def test_nothing_is_left_out_of_columns_that_differ():
 @pytest.mark.parametrize("shape", [(30,), (30, 1), (30, 2, 3), (30, 4, 1, 2)])
 def test_rows_of_any_shape_are_flattened(shape):
     x = np.random.default_rng(1).standard_normal(shape)
-    columns = preprocessing.columns(x, "x")
+    columns = fit_columns(x, "x")
     assert columns.shape == shape[1:]
     np.testing.assert_array_equal(columns(x), transformed(x.reshape(30, -1)))
-    np.testing.assert_array_equal(preprocessing.as_rows(x, "x"), x.reshape(30, -1))
+    np.testing.assert_array_equal(as_rows(x, "x"), x.reshape(30, -1))
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int64, np.float16, np.float32, np.longdouble, jnp.bfloat16])
 def test_numbers_of_every_dtype_are_accepted(dtype):
     x = np.array([1, 0, 1, 0, 0])
-    found = preprocessing.as_rows(x.astype(dtype), "x")
+    found = as_rows(x.astype(dtype), "x")
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, x[:, None])
     np.testing.assert_array_equal(transformed(x.astype(dtype)), transformed(x))
@@ -211,18 +212,18 @@ def test_jax_arrays_are_accepted(dtype):
 )
 def test_bad_rows(rows, error, message):
     with pytest.raises(error, match=message):
-        preprocessing.columns(rows, "x")
+        fit_columns(rows, "x")
 
 
 def test_rows_without_values_are_refused():
     with pytest.raises(TypeError, match="x must be an array with values, not traced by jit"):
-        jax.jit(lambda x: preprocessing.as_rows(x, "x"))(jnp.zeros(3))
+        jax.jit(lambda x: as_rows(x, "x"))(jnp.zeros(3))
 
 
 @pytest.mark.parametrize("transform", ["rank", None, 3, ["ranks"]])
 def test_an_unknown_transform(transform):
     with pytest.raises(ValueError, match="transform must be one of ranks, standardize, none, got "):
-        preprocessing.columns(np.arange(3.0), "x", transform)
+        fit_columns(np.arange(3.0), "x", transform)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,6 @@ def test_an_unknown_transform(transform):
     ],
 )
 def test_bad_new_rows(rows, message):
-    columns = preprocessing.columns(np.random.default_rng(0).standard_normal((10, 2)), "x")
+    columns = fit_columns(np.random.default_rng(0).standard_normal((10, 2)), "x")
     with pytest.raises(ValueError, match=message):
         columns(rows)

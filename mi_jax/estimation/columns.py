@@ -1,25 +1,26 @@
-"""Columns as a critic likes them: checked, and each brought to unit scale by a strictly increasing map, which MI ignores."""
+"""Checks columns and rescales each by a strictly increasing map, which leaves MI unchanged."""
 
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+
+from mi_jax.estimation.inputs import as_rows
 
 Transform = Literal["ranks", "standardize", "none"]
 
 
 class Columns(NamedTuple):
-    """How rows become columns of unit scale: fitted to one set of rows, applied to others.
+    """A map from rows to columns of unit scale, fitted to one set of rows and applied to others.
 
     Attributes:
       name: what the rows are called in messages.
       shape: the shape of a row.
-      kept: the columns used, of all that a flattened row has: not the constant ones, and of equal ones the first.
-      constant, duplicated: the columns left out for either reason.
-      knots: of each column used, values in increasing order,
-      images: and what they become. Between them the map is linear, beyond them too.
+      kept: the numbers of the columns used, among those of a flattened row. Constant columns are left out, and so are all
+        but the first of equal columns.
+      constant, duplicated: the numbers of the columns left out for either reason.
+      knots: for each column used, values in increasing order,
+      images: and the values that they become. The map is linear between them, and beyond them.
     """
 
     name: str
@@ -41,63 +42,15 @@ class Columns(NamedTuple):
             raise ValueError(f"{self.name} must have rows of shape {self.shape}, got {np.shape(rows)[1:]}")
         columns = zip(self.kept, self.knots, self.images, strict=True)
         with np.errstate(over="ignore", invalid="ignore"):
-            found = np.stack([_through(flat[:, place], *table) for place, *table in columns], axis=1).astype(np.float32)
-        if not np.isfinite(found).all():
+            images = np.stack([_map_through(flat[:, place], *table) for place, *table in columns], axis=1).astype(np.float32)
+        if not np.isfinite(images).all():
             largest = np.abs(flat).max()
             raise ValueError(f"{self.name} must be within float32 once transformed, got entries up to {largest:.3g}")
-        return found
+        return images
 
 
-def as_rows(rows: Any, name: str) -> Float[np.ndarray, "n d"]:
-    """Samples as a float64 matrix, one flattened row each.
-
-    Args:
-      rows: (n,), (n, d) or (n, *shape), floats, integers or bools, of NumPy or JAX.
-      name: what to call it in messages.
-
-    Returns:
-      (n, d), a column for each entry of a row.
-
-    Raises:
-      TypeError: if it is no array, or of another dtype.
-      ValueError: if it has no axis of rows, no rows, no columns, or an entry that is masked or not finite.
-
-    Example:
-      >>> import numpy as np
-      >>> from mi_jax import preprocessing
-      >>> preprocessing.as_rows(np.arange(3), "x").shape
-      (3, 1)
-    """
-    if not hasattr(rows, "dtype") or not hasattr(rows, "shape"):
-        raise TypeError(f"{name} must be an array of NumPy or JAX, got {type(rows).__name__}")
-    if isinstance(rows, jax.core.Tracer):
-        raise TypeError(f"{name} must be an array with values, not traced by jit, vmap or grad, got {rows}")
-    array = rows if isinstance(rows, jax.Array) else np.asanyarray(rows)  # other libraries' arrays, if they allow it
-    dtype = array.dtype
-    # JAX's list of dtypes, which has bfloat16 among the floating ones.
-    # NumPy counts time differences among the integers, where a missing one is a number.
-    numbers = any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_))
-    if not numbers or jnp.issubdtype(dtype, np.timedelta64):
-        raise TypeError(f"{name} must hold floats, integers or bools, got dtype {dtype}")
-    if not array.ndim:
-        raise ValueError(f"{name} must have an axis of samples, got shape ()")
-    if 0 in array.shape:
-        raise ValueError(f"{name} must hold at least one sample and one column, got shape {array.shape}")
-    if np.ma.is_masked(array):
-        raise ValueError(f"{name} must have no masked entries, got {np.ma.count_masked(array)}; leave such rows out")
-    flat = np.asarray(array).reshape(len(array), -1).astype(np.float64)
-    wrong = ~np.isfinite(flat)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"{name} must be finite, got {wrong.sum()} entries that are not, the first {flat[row, column]} in row {row}, "
-            f"column {column}; leave such rows out, or fill them in"
-        )
-    return flat
-
-
-def columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns:
-    """Fit the map of each column to these rows. It sees one column at a time, and so nothing of how rows are paired.
+def fit_columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns:
+    """Fit the map of each column to these rows. It sees one column at a time, so it cannot see how rows are paired.
 
     Formula: "ranks" takes a value of mid-rank r among n to the normal quantile Φ⁻¹((r - ½) / n), its normal score;
     "standardize" takes v to (v - mean) / sd; "none" leaves it.
@@ -119,9 +72,9 @@ def columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns:
 
     Example:
       >>> import numpy as np
-      >>> from mi_jax import preprocessing
+      >>> from mi_jax.estimation.columns import fit_columns
       >>> x = np.array([1.0, 10.0, 1_000.0])
-      >>> preprocessing.columns(x, "x")(x).ravel().round(2)
+      >>> fit_columns(x, "x")(x).ravel().round(2)
       array([-0.97,  0.  ,  0.97], dtype=float32)
     """
     if not isinstance(transform, str) or transform not in get_args(Transform):
@@ -131,7 +84,7 @@ def columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns:
     if not varies.any():
         raise ValueError(f"{name} must vary, got {flat.shape[1]} constant columns: its mutual information is 0")
     (candidates,) = np.nonzero(varies)
-    # By their bytes, in which -0 is not 0, unless 0 is added; np.unique would sort whole columns.
+    # Compares columns by their bytes; adding 0 makes -0 equal to 0. np.unique would sort whole columns.
     first = {(flat[:, place] + 0.0).tobytes(): place for place in candidates[::-1]}
     kept = np.array(sorted(first.values()))
     tables = [_table(flat[:, place], transform) for place in kept]
@@ -149,7 +102,7 @@ def columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns:
 def _table(column: Float[np.ndarray, " n"], transform: Transform) -> tuple[np.ndarray, np.ndarray]:
     """A column's map as knots and their images."""
     if transform == "ranks":
-        from scipy import special  # not needed by those who only call a bound
+        from scipy import special  # slow to import, and not needed by a call of a bound
 
         values, counts = np.unique(column, return_counts=True)
         mid_ranks = np.cumsum(counts) - 0.5 * counts
@@ -157,13 +110,13 @@ def _table(column: Float[np.ndarray, " n"], transform: Transform) -> tuple[np.nd
     ends = np.array([column.min(), column.max()])
     if transform == "none":
         return ends, ends
-    # In units of the largest entry, whose square could overflow.
+    # In units of the largest entry, as its square could overflow.
     scale = np.abs(ends).max()
     return ends, (ends / scale - np.mean(column / scale)) / np.std(column / scale)
 
 
-def _through(column: np.ndarray, knots: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Piecewise linear, and linear beyond the ends with the slope of the whole; a knot goes to its very image."""
+def _map_through(column: np.ndarray, knots: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Maps a column piecewise linearly, beyond the ends with the slope of the whole; a knot maps exactly to its image."""
     if np.array_equal(knots, images):
         return column
     right = np.clip(np.searchsorted(knots, column), 1, knots.size - 1)
@@ -174,6 +127,6 @@ def _through(column: np.ndarray, knots: np.ndarray, images: np.ndarray) -> np.nd
 
 
 def _share(column: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """(column - low) / (high - low), of entries whose differences may overflow."""
+    """(column - low) / (high - low), for entries whose differences may overflow."""
     unit = np.where(np.maximum(np.abs(low), np.abs(high)) > 1e300, 0.25, 1.0)
     return (unit * column - unit * low) / (unit * high - unit * low)

@@ -1,0 +1,209 @@
+"""Cross-fitting: each fold trains on some rows, stops by others, and is read out on rows that it never saw.
+
+The folds train side by side. Configurations and shapes that were met before are not compiled again.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mi_jax import evaluation, groups, training
+from mi_jax.estimation.config import EVERY, FitConfig
+from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, read_out_fold
+from mi_jax.estimation.splits import Split
+from mi_jax.models import Model
+from mi_jax.training import layout, runs
+from mi_jax.training.layout import Layout
+
+CHUNK = 5  # validations between reports
+VALIDATION_GROUP = 128  # pairs in a validation group; fewer if there would be less than
+VALIDATION_GROUPS = 8
+MOST_VALIDATION_GROUPS = 32  # more rows than these hold would make validation dearer than the training between
+
+
+class Fitted(NamedTuple):
+    """All folds of one data set, on the host, each leaf with a leading axis of folds.
+
+    Attributes:
+      held_out: `HeldOut`.
+      params: the parameters at the validation optimum.
+      history: name -> (folds, rounds): "validation_loss" and the read-outs of the training batches; NaN after the stop.
+      best_round: the round of the validation optimum; 0 is the start.
+      last_round: how many rounds were made.
+      diverged: whether the training diverged, after that optimum.
+      start_loss: the validation loss before training.
+    """
+
+    held_out: HeldOut
+    params: Any
+    history: Mapping[str, np.ndarray]
+    best_round: np.ndarray
+    last_round: np.ndarray
+    diverged: np.ndarray
+    start_loss: np.ndarray
+
+
+class Seconds(NamedTuple):
+    """Where the time went."""
+
+    compile: float
+    train: float
+    read_out: float
+
+
+class TrainRows(NamedTuple):
+    """The pairs that a fold trains on, and those that stop it."""
+
+    train: Pairs
+    valid: Pairs
+
+
+def fit_folds(
+    config: FitConfig,
+    rows: tuple[np.ndarray, np.ndarray],
+    splits: Sequence[Split],
+    keys: Array,
+    *,
+    orders: Sequence[np.ndarray] | None = None,
+    tau: float | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    on_chunk: Callable[[training.Report], None] | None = None,
+) -> tuple[list[Fitted], Seconds]:
+    """Trains and reads out every fold of every data set, side by side.
+
+    Args:
+      config: what to train, and how.
+      rows: (x, y) float32 rows.
+      splits: the rows of each fold, the same in all data sets.
+      keys: (folds,) typed keys, the same for all data sets.
+      orders: one data set for each: y is taken in this order. By default one set, as the rows are paired.
+      tau: where SMILE clips, instead of what the validation rows say.
+      devices: by default all local ones.
+      on_chunk: called between chunks of `CHUNK` validations.
+
+    Returns:
+      A `Fitted` for each data set, and the seconds that all took.
+    """
+    orders = [np.arange(len(rows[0]))] if orders is None else orders
+    places = [(split, order) for order in orders for split in splits]
+    run_keys = jnp.concatenate([keys] * len(orders))
+    inputs = training.Inputs(rows, _stack([_train_rows(split, order) for split, order in places]))
+    tests = training.Inputs(rows, _stack([_read_out_rows(split, order, tau) for split, order in places]))
+    plan = layout.layout(len(places), devices)
+    start = time.perf_counter()
+    programs = _programs(config, plan, _shapes(inputs), _shapes(tests))
+    compiled = time.perf_counter()
+    trained = runs.run(programs.train, run_keys, on_chunk, inputs=inputs)
+    ready = time.perf_counter()
+    params, best_round = layout.to_host(training.select_parameters(trained.states))
+    held_out = plan.join(programs.read_out(plan.place(params), plan.place_inputs(tests)))
+    seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
+    states = trained.states
+    start_loss = states.start.losses.mean(axis=-1)
+    whole = Fitted(held_out, params, trained.history, best_round, states.round, states.diverged, start_loss)
+    each = [slice(first, first + len(splits)) for first in range(0, len(places), len(splits))]
+    return [jax.tree.map(lambda leaf, folds=folds: leaf[folds], whole) for folds in each], seconds
+
+
+def _number_pairs(numbers: np.ndarray, order: np.ndarray) -> Pairs:
+    return Pairs(numbers.astype(np.int32), order[numbers].astype(np.int32))
+
+
+def _train_rows(split: Split, order: np.ndarray) -> TrainRows:
+    return TrainRows(_number_pairs(split.train, order), _number_pairs(split.valid, order))
+
+
+def _read_out_rows(split: Split, order: np.ndarray, tau: float | None) -> ReadOutRows:
+    parts = split.test, split.valid, split.train[: len(split.test)]
+    test, valid, train = (_number_pairs(part, order) for part in parts)
+    return ReadOutRows(test, valid, train, np.float32(np.nan if tau is None else tau))
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _shapes(inputs: training.Inputs) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The shapes of the inputs of one run, hashable."""
+    one = training.Inputs(inputs.shared, jax.tree.map(lambda leaf: leaf[0], inputs.per_run))
+    leaves, structure = jax.tree.flatten(one)
+    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+class _Programs(NamedTuple):
+    train: runs.Program
+    read_out: Any
+
+
+def _programs(config: FitConfig, plan: Layout, inputs: Any, tests: Any) -> _Programs:
+    """The compiled programs of a configuration on these shapes; kept, if the critic's fields can be hashed."""
+    try:
+        return _compiled(config, plan, inputs, tests)
+    except TypeError:
+        return _compiled.__wrapped__(config, plan, inputs, tests)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(config: FitConfig, plan: Layout, inputs: Any, tests: Any) -> _Programs:
+    train_inputs, test_inputs = (jax.tree.unflatten(*shapes) for shapes in (inputs, tests))
+    trainer = make_trainer(config)
+    train = runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, inputs=train_inputs)
+    many = lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype)  # noqa: E731
+    placed = plan.placed_shapes(test_inputs._replace(per_run=jax.tree.map(many, test_inputs.per_run)))
+    params = jax.eval_shape(plan.split, train.states.best.params)
+    return _Programs(train, plan.compile(functools.partial(read_out_fold, config), params, placed))
+
+
+def make_trainer(config: FitConfig) -> training.Trainer:
+    """Training with early stopping. All folds share the rows; each fold has the numbers of its own."""
+    model = config.model()
+    trained = _average_sub_batches(model, config.sub_batch)
+
+    def make_fold(inputs: training.Inputs) -> training.Trainer:
+        rows, pairs = inputs.shared, inputs.per_run.train
+
+        def batch(key: PRNGKeyArray, step: Array) -> tuple[Array, Array]:
+            del step
+            drawn = jax.random.randint(key, (config.batch_size,), 0, len(pairs.x_rows))
+            return Pairs(pairs.x_rows[drawn], pairs.y_rows[drawn]).select(rows)
+
+        return training.trainer(trained, batch, training.adam(config.learning_rate), pairs.select(rows))
+
+    def losses(state: training.TrainState, inputs: training.Inputs) -> Float[Array, " groups"]:
+        valid = inputs.per_run.valid
+        # More pairs than a training group has: a ratio that explodes on rare pairs must be seen.
+        size = min(VALIDATION_GROUP, max(2, len(valid.x_rows) // VALIDATION_GROUPS))
+        x, y = jax.tree.map(lambda numbers: numbers[: MOST_VALIDATION_GROUPS * size], valid).select(inputs.shared)
+        # Not all groups at once, so that memory does not grow with their number.
+        at_once = functools.partial(jax.lax.map, batch_size=max(1, evaluation.BLOCK_PAIRS // size**2))
+        return _group_losses(model, size, state.params, state.model_state, x, y, at_once)[0]
+
+    return training.early_stopping(training.from_inputs(make_fold), losses, every=EVERY, patience=config.patience)
+
+
+def _average_sub_batches(model: Model, size: int) -> Model:
+    """A model whose loss is the mean over sub-batches of `size` rows; rows beyond the last full one are left out."""
+
+    def loss(params: Any, state: Any, x: Array, y: Array) -> Any:
+        if len(x) < 2 * size:
+            return model.loss(params, state, x[:size], y[:size])
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), _group_losses(model, size, params, state, x, y))
+
+    return model._replace(loss=loss)
+
+
+def _all_at_once(function: Callable[[Any], Any], cut: Any) -> Any:
+    return jax.vmap(function)(cut)
+
+
+def _group_losses(
+    model: Model, size: int, params: Any, state: Any, x: Array, y: Array, mapped: Callable[..., Any] = _all_at_once
+) -> Any:
+    """The loss of each full group of `size` rows, and the state and read-outs beside it."""
+    return mapped(lambda group: model.loss(params, state, *group), (groups.cut(x, size), groups.cut(y, size)))

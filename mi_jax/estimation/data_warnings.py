@@ -1,0 +1,186 @@
+"""Warnings about the data: columns left out, precision lost, repeated rows, and relations without noise."""
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from mi_jax.estimation.columns import Columns
+
+Rows: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+LARGEST_DUPLICATES = 0.01
+FAR = 0.01  # of the standard deviation: the median distance from the median, which is 0.67 of it for a normal variable
+MORE_THAN_CHANCE = 10.0  # times as many equal rows as columns that coincide independently of one another would give
+LINEAR = 1e-3
+DETERMINISTIC = 0.02
+# With fewer rows noise is not seen: it leaves the ranks equal, and a function of 1 or 2 dimensions is no smoother than it.
+FEWEST_ROWS = (50, 200, 1_000)
+MOST_ROWS, MOST_COLUMNS = 10_000, 400  # with more, looking for a relation takes longer than a second
+
+
+def warn_of_columns(x: Columns, y: Columns) -> dict[str, str]:
+    """Warnings about columns that were left out."""
+    warnings = {}
+    for columns in (x, y):
+        for what, places in (("constant", columns.constant), ("duplicated", columns.duplicated)):
+            if places.size:
+                number = f"{places.size} {what} column{'' if places.size == 1 else 's'}"
+                lacking = "" if what == "constant" else " that the others lack"
+                warnings[f"{what}_columns_{columns.name}"] = (
+                    f"{columns.name} has {number} without information{lacking}, left out ({_some(places)})"
+                )
+    return warnings
+
+
+def warn_of_transform(columns: Columns, rows: Float[np.ndarray, "n d"], raw: Float[np.ndarray, "n c"]) -> dict[str, str]:
+    """Warnings of what "standardize" and "none" made of columns that float32, or a network, cannot tell apart any more.
+
+    Args:
+      columns: of one side.
+      rows: (n, d) its transformed rows.
+      raw: (n, c) the same before the transform, with all columns.
+    """
+    merged, far = [], []
+    for place, column in zip(columns.kept, rows.T, strict=True):
+        values = np.unique(raw[:, place]).size
+        if np.unique(column).size < values / 2:
+            merged.append(place)
+        elif values > len(rows) / 2 and _spread(column) < FAR * np.std(column, dtype=float):
+            far.append(place)
+    warnings, name = {}, columns.name
+    if merged:
+        warnings[f"resolution_{name}"] = (
+            f"{name} has columns whose values differ by less than float32 tells apart ({_some(merged)}): what they tell is "
+            'lost; subtract their offset, or take transform="ranks"'
+        )
+    if far:
+        warnings[f"scale_{name}"] = (
+            f"{name} has columns with values so far out ({_some(far)}) that the others stand within {FAR:.0%} of their "
+            'standard deviation, and a network can hardly tell them apart; take transform="ranks"'
+        )
+    return warnings
+
+
+def _some(places: Sequence[int] | np.ndarray) -> str:
+    return ", ".join(map(str, places[:5])) + (", …" if len(places) > 5 else "")
+
+
+def warn_of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw: Rows | None = None) -> dict[str, str]:
+    """Warnings of transformed rows: repeated ones, and a relation without noise.
+
+    Args:
+      x: (n, dx) transformed rows.
+      y: (n, dy) their partners.
+      raw: the same before the transform: of several columns a linear relation is one only there, and a smooth relation of
+        ranks is rough.
+    """
+    warnings, raw = {}, raw or (x, y)
+    left, right = (_distinct(rows).size for rows in (x, y))
+    counts = _distinct(np.hstack([x, y]))
+    share = 1 - counts.size / len(x)
+    # Of discrete variables equal pairs are to be expected; they are fewer than their values allow.
+    if share > LARGEST_DUPLICATES and max(left, right) == counts.size > len(x) / 10:
+        by_chance = math.prod(_coincidence(np.unique(column, return_counts=True)[1]) for column in (*x.T, *y.T))
+        if _coincidence(counts) > MORE_THAN_CHANCE * by_chance:
+            warnings["duplicated_rows"] = (
+                f"{share:.0%} of the rows repeat another: training and test rows then share pairs, and the estimate is too "
+                "high; leave repetitions out"
+            )
+    # In random order: of sorted rows the first ones would not be like the others.
+    order = np.random.default_rng(0).permutation(len(x))[:MOST_ROWS]
+    if min(left, right) > len(x) / 2 and _without_noise((x[order], y[order]), (raw[0][order], raw[1][order])):
+        warnings["deterministic"] = (
+            "x and y look like a relation without noise: the mutual information of such continuous variables is infinite, "
+            "and any estimate is a matter of the resolution of the data"
+        )
+    return warnings
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """How often each of the distinct rows is there."""
+    rows = np.ascontiguousarray(rows)
+    return np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))), return_counts=True)[1]
+
+
+def _coincidence(counts: np.ndarray) -> float:
+    """The chance that two different rows are equal, of how often each value is there."""
+    return float(counts @ (counts - 1)) / (counts.sum() * (counts.sum() - 1))
+
+
+def _without_noise(ranked: Rows, raw: Rows) -> bool:
+    """Whether continuous rows, in random order, look like a relation without noise."""
+    if len(ranked[0]) < FEWEST_ROWS[0]:
+        return False
+    return _linearly_determined(*raw) or _linearly_determined(*ranked) or _determined(ranked, raw)
+
+
+def _linearly_determined(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether some combination of x is one of y, to 1e-3 of its scale."""
+    if not 2 * (x.shape[1] + y.shape[1]) < len(x) or x.shape[1] + y.shape[1] > MOST_COLUMNS:
+        return False
+    left, right = (_whitened(rows) for rows in (x, y))
+    axes_x, correlations, axes_y = np.linalg.svd(left.T @ right)
+    a, b = left @ axes_x[:, 0], right @ axes_y[0]
+    # Of heavy tails a few rows alone can make the correlation, and the others then stand apart.
+    return bool(correlations[0] ** 2 > 1 - LINEAR**2 and _spread(a - b) < LINEAR * _spread(a) and _continuous(a))
+
+
+def _continuous(values: np.ndarray) -> bool:
+    """Whether most values are there once: labels may determine one another, and their information is finite."""
+    return len(np.unique(np.round(values / max(_spread(values), np.finfo(float).tiny), 6))) > len(values) / 2
+
+
+def _spread(values: np.ndarray) -> float:
+    return float(np.median(np.abs(values - np.median(values))))
+
+
+def _whitened(rows: np.ndarray) -> np.ndarray:
+    """Centred orthonormal columns that span those of the rows."""
+    rows = rows / np.maximum(np.abs(rows).max(axis=0), np.finfo(float).tiny)
+    rows = rows - rows.mean(axis=0, dtype=float)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=0), np.finfo(float).tiny)
+    squares, axes = np.linalg.eigh(rows.T @ rows)
+    kept = squares > 1e-9 * squares[-1]
+    return rows @ (axes[:, kept] / np.sqrt(squares[kept]))
+
+
+def _determined(ranked: Rows, raw: Rows) -> bool:
+    """Whether a column of one is a function of the other, to which more rows come ever nearer: one without noise.
+
+    What a column differs by from a plane through the neighbours falls with the number of rows, but for noise.
+    """
+    count = len(raw[0])
+    ranked, raw = ((_scaled(rows[0]), _scaled(rows[1])) for rows in (ranked, raw))
+    for given, of in ((0, 1), (1, 0)):
+        dim = raw[given].shape[1]
+        if dim > 2 or count < FEWEST_ROWS[dim]:
+            continue
+        whole, quarter = (_roughness(raw[given][:part], raw[of][:part]) for part in (count, count // 4))
+        # Of a smooth function it goes as the distance squared, and so falls to 4^(-2/d).
+        smooth = (whole < DETERMINISTIC) & (whole < 2 * 4.0 ** (-2 / dim) * quarter)
+        # Raw values that are mostly tiny lie close together without being determined; their ranks do not.
+        if smooth.any():
+            smooth &= _roughness(ranked[given], ranked[of]) < 5 * DETERMINISTIC
+            if any(_continuous(column) for column in raw[of].T[smooth]):
+                return True
+    return False
+
+
+def _scaled(rows: np.ndarray) -> np.ndarray:
+    """Columns in units of the median distance of two rows, without tails whose squares could overflow."""
+    rows = rows / np.maximum(np.abs(rows).max(axis=0), np.finfo(float).tiny)
+    unit = np.median(np.abs(rows - np.roll(rows, 1, axis=0)), axis=0)
+    return np.clip(rows / np.where(unit > 1e-300, unit, 1.0), -1e9, 1e9)
+
+
+def _roughness(given: Float[np.ndarray, "n d"], rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " k"]:
+    """The median distance of each column from a plane through its neighbours."""
+    from scipy import spatial
+
+    near = spatial.cKDTree(given).query(given, k=2 * given.shape[1] + 2)[1][:, 1:]
+    apart, values = given[near] - given[:, None], rows[near] - rows[:, None]
+    design = np.concatenate([np.ones((*near.shape, 1)), apart], axis=2)
+    return np.median(np.abs((np.linalg.pinv(design) @ values)[:, 0]), axis=0)

@@ -1,0 +1,209 @@
+"""`estimate`: from two arrays to a number with an interval and warnings, step by step."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from mi_jax import _checks
+from mi_jax.estimation import combine, cross_fitting, data_warnings, fit_warnings, splits
+from mi_jax.estimation.columns import Columns, Transform, fit_columns
+from mi_jax.estimation.config import make_config, make_critic
+from mi_jax.estimation.cross_fitting import Fitted, Seconds
+from mi_jax.estimation.diagnostics import diagnose
+from mi_jax.estimation.inputs import check_devices, check_key, check_pairs, generator
+from mi_jax.estimation.result import Estimate
+from mi_jax.training import Report
+
+ROWS_AT_ONCE = 2**25  # rows of permuted sets that train side by side, over their folds; each takes some 20 bytes
+
+
+def estimate(
+    x: Any,
+    y: Any,
+    *,
+    estimator: str = "smile",
+    critic: str | nn.Module | None = None,
+    folds: int = splits.FOLDS,
+    repeats: int = 1,
+    key: PRNGKeyArray | None = None,
+    transform: Transform = "ranks",
+    tau: float | None = None,
+    steps: int = 2_500,
+    batch_size: int | None = None,
+    num_negatives: int | None = None,
+    learning_rate: float = 2e-3,
+    patience: int = 300,
+    max_pairs: int = 2**22,
+    permutations: int = 0,
+    confidence: float = 0.95,
+    devices: Sequence[jax.Device] | None = None,
+    on_chunk: Callable[[Report], None] | None = None,
+) -> Estimate:
+    """Estimate the mutual information of paired samples, with an interval and warnings.
+
+    The rows are cut into folds, and each fold is tested once: a critic trains on the other rows, without a tenth of all rows
+    that decide when to stop, and is read out once on the fold, which it never saw. With the default of 5 folds that is 70 %
+    for training, 10 % for validation and 20 % for the test. Rows left over by the division are not tested.
+
+    Args:
+      x: (n,), (n, d) or (n, *shape) samples: floats, integers or bools, of NumPy or JAX.
+      y: their n partners, of the same or another shape.
+      estimator: "smile", "js", "infonce" ("cpc"), "dv", "mine", "nwj", "tuba", "gm" or "doe".
+      critic: "gaussian", which starts from the closed-form Gaussian log ratio, "joint", "separable", "bilinear", or a
+        module, of `mi_jax.networks` or your own. By default "gaussian", and "separable" with over 1,000 columns.
+      folds: how many test sets the rows are cut into, at least 2.
+      repeats: how many times the rows are cut anew; 2 repeats test each row twice.
+      key: a typed key; by default `jax.random.key(0)`. The same key gives the same estimate.
+      transform: what is done to each column first, without changing MI: "ranks" (normal scores; heavy tails do no harm),
+        "standardize", or "none".
+      tau: where SMILE clips. By default the 95th percentile of T on validation pairs, at least the paper's 5: then at most
+        about a twentieth of E_Q[r] is clipped away, and the estimate is at most 0.05 nats too high for it.
+      steps: most steps of training, to the nearest 50.
+      batch_size: joint pairs a step. By default 512 for the logistic estimators with a critic that pays for every pair, 256
+        for separable ones, and 128 otherwise.
+      num_negatives: how many other rows of its batch each x is scored against. By default 7 for the logistic estimators with
+        a critic that pays for every pair, and otherwise all.
+      learning_rate: Adam's.
+      patience: steps without a better validation after which a fold stops.
+      max_pairs: how many pairs the read-out of a fold may score; memory does not grow with it. InfoNCE's ceiling is the log
+        of the number of pairs a row: `Estimate.diagnostics.ceiling`.
+      permutations: how many permuted data sets go through the same pipeline, for a test of independence; 19 or more.
+      confidence: level of the interval.
+      devices: where the folds run; by default all local devices.
+      on_chunk: called with a `Report` during training.
+
+    Returns:
+      An `Estimate`, in nats.
+
+    Raises:
+      ValueError: if an argument is out of range, x and y do not hold the same number of rows, at least 20, or hold an entry
+        that is not finite, or all columns of one are constant.
+      TypeError: if x or y is no array of numbers, or an argument has another type.
+
+    Example:
+      >>> import jax
+      >>> import mi_jax
+      >>> x, y = mi_jax.tasks.gaussian(dim=3, mi=1.0).sample(jax.random.key(1), 5_000)
+      >>> result = mi_jax.estimate(x, y**3)
+      >>> print(f"{result.mi:.1f} nats")
+      1.0 nats
+      >>> result.interval[0] < 1.0 < result.interval[1], dict(result.warnings)
+      (True, {})
+
+    Source: Song & Ermon (2020), Eq. 17, for SMILE; Chernozhukov et al. (2018), "Double/debiased machine learning", for
+    cross-fitting.
+    """
+    _check_options(estimator, tau, confidence, permutations, on_chunk)
+    key, devices = check_key(key), check_devices(devices)
+    raw = check_pairs(x, y)
+    folds, repeats = _check_folds(folds, repeats, len(raw[0]))
+    columns = fit_columns(x, "x", transform), fit_columns(y, "y", transform)
+    rows = columns[0](x), columns[1](y)
+    config = make_config(
+        estimator,
+        make_critic(estimator, critic, rows[0].shape[1], rows[1].shape[1]),
+        num_train=splits.split_sizes(len(rows[0]), folds)[0],
+        steps=steps,
+        batch_size=batch_size,
+        num_negatives=num_negatives,
+        learning_rate=learning_rate,
+        patience=patience,
+        max_pairs=max_pairs,
+    )
+    split_key, fold_key, permutation_key = jax.random.split(key, 3)
+    parts = splits.make_splits(len(rows[0]), folds, repeats, generator(split_key))
+    keys, rng = jax.random.split(fold_key, len(parts)), generator(permutation_key)
+    fit = functools.partial(
+        cross_fitting.fit_folds, config, rows=rows, splits=parts, keys=keys, tau=tau, devices=devices, on_chunk=on_chunk
+    )
+    sets = _fit_sets(fit, _draw_orders(len(rows[0]), permutations, rng), 1 + permutations, len(parts) * len(rows[0]))
+    combined = combine.combine(sets.data, parts, len(rows[0]), confidence)
+    known = diagnose(sets.data, np.isfinite(combined.per_fold), combined.training_error)
+    outcome = fit_warnings.Outcome(config, folds, combined.mi, combined.stderr, combined.per_fold, known)
+    return Estimate(
+        mi=combined.mi,
+        stderr=combined.stderr,
+        interval=combined.interval,
+        allowance=combined.allowance,
+        confidence=confidence,
+        per_fold=combined.per_fold,
+        influence=combined.influence,
+        history=sets.data.history,
+        diagnostics=known,
+        warnings=_warn_of_data(columns, rows, raw, transform) | fit_warnings.warn_of_fit(outcome),
+        independence=combine.compare_with_permuted(combined.mi, sets.permuted, rng) if permutations else None,
+        config=config,
+        seconds=sets.seconds,
+        columns=columns,
+        params=sets.data.params,
+    )
+
+
+def _check_options(
+    estimator: str, tau: float | None, confidence: float, permutations: int, on_chunk: Callable[[Report], None] | None
+) -> None:
+    if tau is not None:
+        _checks.non_negative(tau, "tau")
+        if estimator != "smile":
+            raise ValueError(f"tau is SMILE's, got {tau} with {estimator}")
+    if not 0 < _checks.scalar(confidence, "confidence") < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    if isinstance(permutations, bool) or not isinstance(permutations, int | np.integer):
+        raise TypeError(f"permutations must be an integer, got {type(permutations).__name__}")
+    if permutations < 0:
+        raise ValueError(f"permutations must not be negative, got {permutations}")
+    if on_chunk is not None and not callable(on_chunk):
+        raise TypeError(f"on_chunk must be a function of a Report, got {type(on_chunk).__name__}")
+
+
+def _check_folds(folds: int, repeats: int, num_rows: int) -> tuple[int, int]:
+    folds, repeats = _checks.positive_int(folds, "folds"), _checks.positive_int(repeats, "repeats")
+    if not 2 <= folds <= num_rows // 2:
+        raise ValueError(f"folds must be from 2 to {num_rows // 2}, half the number of rows, got {folds}")
+    return folds, repeats
+
+
+def _draw_orders(num_rows: int, permutations: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """The order of y in the data, and then in data sets without dependence, one after another."""
+    return itertools.chain([np.arange(num_rows)], (rng.permutation(num_rows) for _ in range(permutations)))
+
+
+class _Sets(NamedTuple):
+    """The fit of the data, the estimates of the permuted sets, and the seconds of all."""
+
+    data: Fitted
+    permuted: Float[np.ndarray, " m"]
+    seconds: Seconds
+
+
+def _fit_sets(
+    fit: Callable[..., tuple[list[Fitted], Seconds]], orders: Iterator[np.ndarray], count: int, rows_a_set: int
+) -> _Sets:
+    """Fits the data, and the permuted sets beside them, as many at once as fit the memory: `count` in all."""
+    size = min(count, max(1, ROWS_AT_ONCE // rows_a_set))
+    data: list[Fitted] = []
+    means: list[float] = []
+    seconds = Seconds(0.0, 0.0, 0.0)
+    while group := list(itertools.islice(orders, size)):
+        fitted, spent = fit(orders=group + group[:1] * (size - len(group)))
+        if not data:
+            data.append(jax.tree.map(np.array, fitted[0]))  # copied, so that the other sets can be freed
+        means += [combine.average(combine.estimate_per_fold(one)) for one in fitted[: len(group)]]
+        seconds = Seconds(*(old + new for old, new in zip(seconds, spent, strict=True)))
+    return _Sets(data[0], np.array(means[1:]), seconds)
+
+
+def _warn_of_data(
+    columns: tuple[Columns, Columns], rows: data_warnings.Rows, raw: data_warnings.Rows, transform: Transform
+) -> Mapping[str, str]:
+    warnings = data_warnings.warn_of_columns(*columns)
+    if transform != "ranks":  # ranks keep values apart
+        for side in zip(columns, rows, raw, strict=True):
+            warnings |= data_warnings.warn_of_transform(*side)
+    return warnings | data_warnings.warn_of_rows(*rows, raw)

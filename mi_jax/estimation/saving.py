@@ -1,0 +1,155 @@
+"""Estimates on disk: `save` and `load`, side by side, as one .npz file of arrays and JSON."""
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mi_jax import _files, networks
+from mi_jax.estimation.columns import Columns
+from mi_jax.estimation.combine import Independence
+from mi_jax.estimation.config import FitConfig
+from mi_jax.estimation.cross_fitting import Seconds
+from mi_jax.estimation.diagnostics import Diagnostics
+from mi_jax.estimation.result import Estimate
+
+FORMAT = 2
+_NUMBERS = ("mi", "stderr", "interval", "allowance", "confidence", "unit")
+_TUPLES = ("best_step", "last_step", "diverged")  # of the diagnostics
+_PLACES = ("kept", "constant", "duplicated")  # of columns
+
+
+def save(estimate: Estimate, path: str | Path) -> None:
+    """Writes an estimate, whole or not at all; see `Estimate.save`."""
+    arrays = {"per_fold": estimate.per_fold, "influence": estimate.influence}
+    arrays |= {f"params/{place}": np.asarray(leaf) for place, leaf in enumerate(jax.tree.leaves(estimate.params))}
+    arrays |= {f"history/{name}": values for name, values in estimate.history.items()}
+    for columns in estimate.columns:
+        parts = {name: getattr(columns, name) for name in _PLACES}
+        parts |= {f"knots/{place}": knots for place, knots in enumerate(columns.knots)}
+        parts |= {f"images/{place}": images for place, images in enumerate(columns.images)}
+        arrays |= {f"{columns.name}/{part}": values for part, values in parts.items()}
+    if estimate.independence is not None:
+        arrays["statistics"] = estimate.independence.statistics
+    about = np.array(json.dumps(_describe(estimate)))
+    with _files.replace(path) as file:
+        np.savez(file, allow_pickle=False, about=about, **arrays)
+
+
+def load(path: str | Path, critic: nn.Module | None = None) -> Estimate:
+    """Reads an estimate that `Estimate.save` wrote. It never loads a pickle.
+
+    Args:
+      path: the file.
+      critic: the module that was given to `estimate`, if it was one of your own.
+
+    Returns:
+      An `Estimate`.
+
+    Raises:
+      ValueError: if the file is no such estimate, or damaged, or its critic is not one of `mi_jax.networks` and not given.
+      OSError: if it cannot be read.
+
+    Example:
+      >>> import os, tempfile
+      >>> import jax
+      >>> import mi_jax
+      >>> x, y = mi_jax.tasks.gaussian(dim=1, mi=1.0).sample(jax.random.key(0), 500)
+      >>> result = mi_jax.estimate(x, y, critic="bilinear", steps=50)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     result.save(os.path.join(folder, "mi.npz"))
+      ...     again = mi_jax.load(os.path.join(folder, "mi.npz"))
+      >>> again.mi == result.mi
+      True
+    """
+    try:
+        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = dict(file)
+        about = json.loads(str(arrays.pop("about")))
+        if about.pop("format") != FORMAT:
+            raise ValueError("another format")
+        return _restore(about, arrays, critic)
+    except (KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is no estimate that this version of mi_jax wrote, or is damaged ({error})") from error
+
+
+def _describe(estimate: Estimate) -> dict[str, Any]:
+    """What is written as JSON."""
+    config, critic = estimate.config._replace(critic=None)._asdict(), estimate.config.critic
+    return {
+        "format": FORMAT,
+        **{name: getattr(estimate, name) for name in _NUMBERS},
+        "warnings": dict(estimate.warnings),
+        "p_value": None if estimate.independence is None else estimate.independence.p_value,
+        "diagnostics": estimate.diagnostics._asdict(),
+        "config": config | {"critic": None if critic is None else _describe_critic(critic)},
+        "seconds": estimate.seconds._asdict(),
+        "shapes": [list(columns.shape) for columns in estimate.columns],
+    }
+
+
+def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn.Module | None) -> Estimate:
+    columns = [
+        Columns(
+            name=name,
+            shape=tuple(shape),
+            knots=_numbered(arrays, f"{name}/knots/"),
+            images=_numbered(arrays, f"{name}/images/"),
+            **{part: arrays[f"{name}/{part}"] for part in _PLACES},
+        )
+        for name, shape in zip(("x", "y"), about["shapes"], strict=True)
+    ]
+    written, known = about["config"], about["diagnostics"]
+    module = None if written["critic"] is None else critic or _make_critic(written["critic"])
+    config = FitConfig(**written | {"critic": module})
+    rows = [jax.ShapeDtypeStruct((2, part.kept.size), np.float32) for part in columns]
+    structure = jax.tree.structure(jax.eval_shape(config.model().init, jax.random.key(0), *rows))
+    p_value = about["p_value"]
+    return Estimate(
+        **{name: tuple(about[name]) if isinstance(about[name], list) else about[name] for name in _NUMBERS},
+        per_fold=arrays["per_fold"],
+        influence=arrays["influence"],
+        history=_under(arrays, "history/"),
+        diagnostics=Diagnostics(**known | {name: tuple(known[name]) for name in _TUPLES}),
+        warnings=about["warnings"],
+        independence=None if p_value is None else Independence(p_value, arrays["statistics"]),
+        config=config,
+        seconds=Seconds(**about["seconds"]),
+        columns=(columns[0], columns[1]),
+        params=jax.tree.unflatten(structure, _numbered(arrays, "params/")),
+    )
+
+
+def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+
+
+def _numbered(arrays: Mapping[str, np.ndarray], prefix: str) -> tuple[np.ndarray, ...]:
+    """The arrays whose names are this and a number, in order."""
+    return tuple(values for _, values in sorted(_under(arrays, prefix).items(), key=lambda item: int(item[0])))
+
+
+def _describe_critic(critic: nn.Module) -> dict[str, Any]:
+    """A critic as JSON: its class, and its fields if it is one of `mi_jax.networks`."""
+    name = type(critic).__name__
+    if type(critic) is not getattr(networks, name, None):
+        return {"name": name, "fields": None}
+    fields = {field.name: getattr(critic, field.name) for field in dataclasses.fields(critic)}
+    fields = {name: value for name, value in fields.items() if name not in ("parent", "name")}
+    plain = all(isinstance(value, int | float | str | Sequence) for value in fields.values())
+    return {"name": name, "fields": fields if plain else None}
+
+
+def _make_critic(described: Mapping[str, Any]) -> nn.Module:
+    if described["fields"] is None:
+        raise ValueError(f"its critic is a {described['name']} of your own: give it as critic")
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in described["fields"].items()}
+    module: nn.Module = getattr(networks, described["name"])(**fields)
+    return module

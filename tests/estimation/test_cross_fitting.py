@@ -1,0 +1,283 @@
+"""The fit: what each seed trains on, stops by and is read out on, held against dense matrices in float64.
+
+The default tests share the two compiled programs of `light` in tests/quick.py, for one data set and for two. The slow ones
+fit the Gaussian critic, too.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mi_jax import models, networks, training
+from mi_jax.estimation import cross_fitting
+from mi_jax.estimation.config import EVERY, FitConfig
+from mi_jax.estimation.splits import make_splits
+from mi_jax.training import layout, runs
+from tests import reference
+from tests.quick import LIGHT, N
+
+FOLDS = 5
+KEYS = jax.random.split(jax.random.key(1), FOLDS)
+PARTS = make_splits(N, FOLDS, 1, np.random.default_rng(0))
+TESTS = N // 5
+BILINEAR = FitConfig(
+    "smile",
+    LIGHT["critic"],
+    batch_size=LIGHT["batch_size"],
+    sub_batch=LIGHT["num_negatives"] + 1,
+    rounds=LIGHT["steps"] // EVERY,
+    patience=LIGHT["patience"] // EVERY,
+    learning_rate=LIGHT["learning_rate"],
+    max_pairs=2**22,
+)
+GAUSSIAN = BILINEAR._replace(critic=networks.GaussianCritic(hidden=(8,)))
+
+
+@pytest.fixture(
+    scope="module", params=[BILINEAR, pytest.param(GAUSSIAN, marks=pytest.mark.slow)], ids=["bilinear", "gaussian"]
+)
+def config(request):
+    return request.param
+
+
+def draw_rows():
+    """The first columns are of a normal law, the second ones are not, so that either critic has something to train."""
+    x, noise = np.random.default_rng(2).standard_normal((2, N, 2))
+    y = 0.8 * x + 0.6 * noise
+    y[:, 1] *= np.sign(x[:, 0])
+    return np.float32(x), np.float32(y)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return draw_rows()
+
+
+@pytest.fixture(scope="module")
+def fitted(config, rows):
+    (found,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS)
+    return found
+
+
+def equal(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def params_of(fitted, seed):
+    return jax.tree.map(lambda leaf: leaf[seed], fitted.params)
+
+
+@functools.cache
+def jitted_scores(critic):
+    return jax.jit(critic.apply)
+
+
+def score_matrix(config, params, rows, numbers):
+    """The scores of all pairs of these rows, in float64."""
+    x, y = (part[numbers] for part in rows)
+    return np.float64(jitted_scores(config.critic)(params, x, y))
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "size"),
+    [
+        ("smile", 29, 8),
+        ("nwj", 17, 8),
+        ("infonce", 15, 8),
+        *(
+            pytest.param(name, rows, 8, marks=pytest.mark.slow)
+            for name, other in (("smile", 29), ("nwj", 17), ("infonce", 15))
+            for rows in (29, 17, 15)
+            if rows != other
+        ),
+    ],
+)
+def test_the_loss_of_a_batch_is_the_mean_of_its_groups(name, rows, size):
+    """In float64; rows beyond the last full group do not count."""
+    model = models.make(name, critic=networks.BilinearCritic())
+    x, y = np.float32(np.random.default_rng(rows).standard_normal((2, rows, 2)))
+    y = 0.8 * x + 0.6 * y
+    kernel = np.array([[0.9, 0.1], [-0.3, 0.5]])
+    objective = {"smile": reference.logistic_objective, "nwj": reference.nwj, "infonce": reference.infonce}[name]
+    scores = np.float64(x) @ kernel @ np.float64(y).T
+    groups = [scores[k : k + size, k : k + size] for k in range(0, rows - size + 1, size)]
+    grouped = jax.jit(cross_fitting._average_sub_batches(model, size).loss)
+    loss, (_, nats) = grouped({"params": {"kernel": jnp.float32(kernel)}}, (), x, y)
+    np.testing.assert_allclose(loss, -np.mean([objective(s) for s in groups]), rtol=1e-5)
+    read_out = (lambda s: reference.smile(s, 5.0)) if name == "smile" else objective
+    np.testing.assert_allclose(nats[name], np.mean([read_out(s) for s in groups]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_data_set_of_the_same_shape_is_not_compiled(config, rows, fitted, monkeypatch):
+    before = cross_fitting._compiled.cache_info()
+    monkeypatch.setattr(runs, "compile_training", None)
+    monkeypatch.setattr(layout.Layout, "compile", None)
+    (again,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS)
+    equal(again, fitted)
+    # A critic that is equal is the same; other keys, rows and tau go through the same programs.
+    same = config._replace(critic=config.critic.copy())
+    assert same.critic is not config.critic
+    (other,), _ = cross_fitting.fit_folds(same, (rows[0] + 1, rows[1]), PARTS[::-1], KEYS[::-1], tau=2.0)
+    assert not np.array_equal(other.held_out.value, fitted.held_out.value)
+    after = cross_fitting._compiled.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 2, before.misses)
+
+
+ONE_SEED = slice(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "devices"),
+    [
+        (slice(FOLDS), None),
+        pytest.param(ONE_SEED, None, marks=pytest.mark.slow),
+        pytest.param(ONE_SEED, jax.devices()[1:], marks=pytest.mark.slow),
+    ],
+    ids=["all seeds", "one seed", "one seed on the second device"],
+)
+def test_a_seed_has_the_same_bits_among_five_and_beside_another_data_set(config, rows, fitted, seeds, devices):
+    orders = [np.random.default_rng(5).permutation(N), np.arange(N)]
+    found, _ = cross_fitting.fit_folds(config, rows, PARTS[seeds], KEYS[seeds], orders=orders, devices=devices)
+    equal(found[1], jax.tree.map(lambda leaf: leaf[seeds], fitted))
+    assert (found[0].held_out.value != found[1].held_out.value).all()
+
+
+def test_an_order_pairs_the_rows_anew(config, rows, fitted):
+    """A data set whose rows of y stand in another order, and the order that undoes it."""
+    order = np.random.default_rng(5).permutation(N)
+    shuffled = rows[0], rows[1][np.argsort(order)]
+    (found,), _ = cross_fitting.fit_folds(config, shuffled, PARTS, KEYS, orders=[np.argsort(np.argsort(order))])
+    equal(found, fitted)
+
+
+def changed(rows, numbers):
+    """The same rows, but for these, which are other ones."""
+    x, y = (part.copy() for part in rows)
+    x[numbers], y[numbers] = np.random.default_rng(6).standard_normal((2, len(numbers), 2)) * 3
+    return x, y
+
+
+def trained(found, seed):
+    """All of a seed that training and validation make."""
+    made = found.params, found.history, found.best_round, found.last_round, found.held_out.tau
+    return jax.tree.map(lambda leaf: leaf[seed], made)
+
+
+def test_test_rows_have_no_part_in_training(config, rows, fitted):
+    for seed in (0, 4):
+        (other,), _ = cross_fitting.fit_folds(config, changed(rows, PARTS[seed].test), PARTS, KEYS)
+        equal(*(trained(found, seed) for found in (other, fitted)))
+        assert fitted.held_out.value[seed] != other.held_out.value[seed]
+        # For the other seeds these are training and validation rows.
+        assert fitted.history["validation_loss"][2, 0] != other.history["validation_loss"][2, 0]
+
+
+def test_validation_rows_only_decide_when_to_stop(config, rows, fitted):
+    (other,), _ = cross_fitting.fit_folds(config, changed(rows, PARTS[1].valid), PARTS, KEYS)
+    both = min(fitted.last_round[1], other.last_round[1])
+    np.testing.assert_array_equal(fitted.history["smile"][1, :both], other.history["smile"][1, :both])
+    assert not np.intersect1d(fitted.history["validation_loss"][1], other.history["validation_loss"][1, :both]).size
+
+
+def test_the_parameters_have_the_lowest_validation_loss(config, rows, fitted):
+    """Recomputed in float64, of 8 groups of 12 of the 100 validation rows."""
+    assert np.count_nonzero(fitted.best_round) >= 2
+    for seed in range(FOLDS):
+        numbers = PARTS[seed].valid[:96].reshape(8, 12)
+        loss = np.mean(
+            [-reference.logistic_objective(score_matrix(config, params_of(fitted, seed), rows, group)) for group in numbers]
+        )
+        best, history = fitted.best_round[seed], fitted.history["validation_loss"][seed]
+        if best:
+            np.testing.assert_allclose(history[best - 1], loss, rtol=1e-4)
+            assert np.nanmin(history) == history[best - 1]
+        np.testing.assert_array_equal(np.isnan(history), np.arange(4) >= fitted.last_round[seed])
+
+
+def check_few_groups_validate(config, rows, params, seed, ours):
+    """Of the 8 groups of 12 rows only the first 3 validate. Returns how far all groups are from them."""
+    groups = PARTS[seed].valid[:96].reshape(8, 12)
+    losses = [-reference.logistic_objective(score_matrix(config, params, rows, group)) for group in groups]
+    np.testing.assert_allclose(ours, np.mean(losses[:3]), rtol=1e-4)
+    return abs(np.mean(losses) - np.mean(losses[:3]))
+
+
+def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
+    """At the start, which needs no training."""
+    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
+    inputs = training.Inputs(rows, cross_fitting._train_rows(PARTS[0], np.arange(N)))
+    state = jax.jit(cross_fitting.make_trainer(BILINEAR).init)(KEYS[0], inputs)
+    assert state.start.losses.shape == (3,)
+    assert check_few_groups_validate(BILINEAR, rows, state.best.params, 0, state.start.losses.mean()) > 0.01
+
+
+@pytest.mark.slow
+def test_no_more_than_so_many_groups_validate_in_training(rows, monkeypatch):
+    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
+    (found,), _ = cross_fitting.fit_folds(GAUSSIAN._replace(rounds=1), rows, PARTS[:2], KEYS[:2])
+    differences = []
+    for seed in range(2):
+        ours = found.history["validation_loss"][seed, 0] if found.best_round[seed] else found.start_loss[seed]
+        differences.append(check_few_groups_validate(GAUSSIAN, rows, params_of(found, seed), seed, ours))
+    assert max(differences) > 0.01
+
+
+def test_what_is_held_out_is_the_bound_of_the_test_rows(config, rows, fitted):
+    """All of it, from the dense matrix in float64."""
+    for seed, part in enumerate(PARTS):
+        held = jax.tree.map(lambda leaf, seed=seed: leaf[seed], fitted.held_out)
+        s = score_matrix(config, params_of(fitted, seed), rows, part.test)
+        tau = max(5.0, np.quantile(np.diagonal(score_matrix(config, params_of(fitted, seed), rows, part.valid)), 0.95))
+        ratio = np.exp(reference.product(s))
+        expected = {
+            "value": reference.smile(s, tau),
+            "train": reference.smile(score_matrix(config, params_of(fitted, seed), rows, part.train[: len(part.test)]), tau),
+            "others": {"dv": reference.dv(s), "infonce": reference.infonce(s), "nwj": reference.nwj(s + 1)},
+            "tau": tau,
+            "clipped_joint": np.mean(reference.joint(s) > tau),
+            "clipped_pairs": np.mean(np.abs(reference.product(s)) > tau),
+            "log_normaliser": np.log(np.clip(ratio, np.exp(-tau), np.exp(tau)).mean()),
+            "effective_pairs": ratio.sum() ** 2 / (ratio**2).sum(),
+            "pairs": TESTS * (TESTS - 1),
+            "group": TESTS,
+        }
+        for name, value in expected.items():
+            ours = getattr(held, name)
+            if name == "others":
+                assert ours.keys() == value.keys()
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, value)
+        assert held.influence.shape == (TESTS,)
+        assert abs(held.influence.mean()) < 1e-5
+
+
+def test_a_given_tau_is_the_one_used(config, rows, fitted):
+    (other,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS, tau=0.5)
+    equal(other.params, fitted.params)
+    np.testing.assert_array_equal(other.held_out.tau, 0.5)
+    for seed, part in enumerate(PARTS):
+        s = score_matrix(config, params_of(other, seed), rows, part.test)
+        # Near independence the value is a small difference of means of scores, of which float32 keeps 1e-7.
+        np.testing.assert_allclose(
+            other.held_out.value[seed], reference.smile(s, 0.5), rtol=1e-4, atol=2e-6 * np.abs(s).max()
+        )
+        clipped = np.mean(np.abs(reference.product(s)) > 0.5), np.mean(reference.joint(s) > 0.5)
+        np.testing.assert_allclose(
+            (other.held_out.clipped_pairs[seed], other.held_out.clipped_joint[seed]), clipped, atol=1e-3
+        )
+
+
+def test_a_critic_that_cannot_be_hashed_is_compiled_each_time(rows):
+    misses = cross_fitting._compiled.cache_info().misses
+
+    class Unhashable(networks.BilinearCritic):
+        __hash__ = None
+
+    reports = []
+    config = BILINEAR._replace(critic=Unhashable())
+    (found,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS, on_chunk=reports.append)
+    assert np.isfinite(found.held_out.value).all()
+    assert cross_fitting._compiled.cache_info().misses == misses
+    assert [(report.done, report.steps) for report in reports] == [(4, 4)]
