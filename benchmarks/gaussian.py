@@ -29,10 +29,10 @@ TASKS = {"gaussian": tasks.gaussian, "cubic": tasks.cubic}
 CRITICS = {"joint": networks.JointCritic, "separable": networks.SeparableCritic}
 # One training run for each objective; its read-outs carry the names of the table.
 DISCRIMINATIVE: dict[str, Callable[[], estimators.Estimator]] = {
-    "infonce": lambda: estimators.combined(cpc=estimators.infonce()),
+    "infonce": lambda: estimators.share_training(cpc=estimators.infonce()),
     "nwj": estimators.nwj,
     "mine": estimators.mine,
-    "logistic": lambda: estimators.combined(
+    "logistic": lambda: estimators.share_training(
         js=estimators.js(),
         smile_1=estimators.smile(1.0),
         smile_5=estimators.smile(5.0),

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks import cli, images_figures, machine, rows
 from benchmarks.images_figures import LESS
-from mi_jax import datasets, estimators, evaluation, groups, models, networks, training
+from mi_jax import datasets, estimators, evaluation, models, networks, sub_batches, training
 from mi_jax.training import layout, runs
 
 TAUS = (1.0, 5.0)
@@ -40,9 +40,9 @@ Nats: TypeAlias = Float[Array, ""]
 
 # One training run for each; its read-outs carry the names of the figures.
 DISCRIMINATIVE: dict[str, Callable[[], estimators.Estimator]] = {
-    "infonce": lambda: estimators.combined(cpc=estimators.infonce()),
+    "infonce": lambda: estimators.share_training(cpc=estimators.infonce()),
     "mine": estimators.mine,
-    "logistic": lambda: estimators.combined(**{f"smile_{tau:g}": estimators.smile(tau) for tau in TAUS}),
+    "logistic": lambda: estimators.share_training(**{f"smile_{tau:g}": estimators.smile(tau) for tau in TAUS}),
 }
 OBJECTIVES = (*DISCRIMINATIVE, "gm", "labels")
 SETTINGS = ("rows", "processing", "additivity")
@@ -115,7 +115,7 @@ class Cell:
             return models.ba(marginal, LabelGiven(self.channels, self.hidden))
         critics = {"joint": networks.JointConvCritic, "separable": networks.SeparableConvCritic}
         critic = critics[self.critic](channels=self.channels, hidden=self.hidden)
-        return models.discriminative(critic, DISCRIMINATIVE[self.objective](), group=self.group)
+        return models.discriminative(critic, DISCRIMINATIVE[self.objective](), sub_batch=self.group)
 
     def _decoder(self) -> tuple[int, ...] | None:
         return (400, 400) if self.data == "mnist" else None
@@ -184,7 +184,7 @@ class Cell:
                 arguments = {"joint": (x, y), "marginal_x": (x,), "marginal_y": (y,)}
                 return {role: vae.apply(params[role], *given, rngs=stream) for role, given in arguments.items()}  # type: ignore[misc]
 
-            cut = groups.cut(x, block), groups.cut(y, block)
+            cut = sub_batches.drop_remainder(x, block), sub_batches.drop_remainder(y, block)
             made = jax.lax.map(one, (jnp.arange(len(cut[0])), cut))
             return {role: values.reshape(-1) for role, values in made.items()}
 

@@ -18,14 +18,14 @@ from jaxtyping import Array, Float
 
 import mi_jax
 from benchmarks import machine
-from mi_jax import blocks, estimators, evaluation, models, networks, tasks, training
+from mi_jax import estimators, evaluation, lazy_scores, models, networks, tasks, training
 
 # The task of `benchmarks.throughput`.
 DIM, MI = 20, 2.0
 
 
 def _train(n: int, block: int) -> None:
-    model = models.discriminative(networks.JointCritic(), estimators.smile(), block=block)
+    model = models.discriminative(networks.JointCritic(), estimators.smile(), row_block=block)
     recipe = training.trainer(model, lambda key, _: tasks.gaussian(DIM, MI).sample(key, n))
     state = jax.jit(recipe.init)(jax.random.key(0))
     step = jax.jit(recipe.step, donate_argnums=0)
@@ -55,7 +55,7 @@ def _smile(n: int, block: int) -> None:
     params = jax.jit(model.init)(jax.random.key(1), x[:2], y[:2])
     assert model.critic is not None
     codes_x, codes_y = jax.jit(model.critic.encode)(params, x, y)
-    scores = blocks.of(jax.tree_util.Partial(model.critic.pair, params), codes_x, codes_y, size=block)
+    scores = lazy_scores.make(jax.tree_util.Partial(model.critic.pair, params), codes_x, codes_y, size=block)
     jax.block_until_ready(mi_jax.smile(scores, 5.0))
 
 

@@ -56,7 +56,7 @@ class Protocol:
         """How a run is trained; `mi` and `learning_rate` are traced."""
         task = tasks.gaussian(self.dim, settings["mi"])
         smiles = {read_out(tau): estimators.smile(tau) for tau in TAUS}
-        model = models.discriminative(networks.SeparableCritic(hidden=self.hidden), estimators.combined(**smiles))
+        model = models.discriminative(networks.SeparableCritic(hidden=self.hidden), estimators.share_training(**smiles))
         return training.trainer(model, lambda key, _: task.sample(key, BATCH), training.adam(settings["learning_rate"]))
 
     def study(

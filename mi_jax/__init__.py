@@ -5,12 +5,12 @@ Pure functions from score matrices to nats, networks that produce the scores, an
 """
 
 from mi_jax import (
-    blocks,
     bounds,
     consistency,
     datasets,
     estimators,
     evaluation,
+    lazy_scores,
     models,
     networks,
     projections,
@@ -18,19 +18,18 @@ from mi_jax import (
     theory,
     training,
 )
-from mi_jax.blocks import Blocks
 from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
 from mi_jax.consistency import self_consistency
 from mi_jax.estimation import Estimate, compare, estimate, load
-from mi_jax.groups import Groups
+from mi_jax.lazy_scores import LazyScores
+from mi_jax.sub_batches import SubBatches
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Blocks",
     "Estimate",
-    "Groups",
-    "blocks",
+    "LazyScores",
+    "SubBatches",
     "bounds",
     "compare",
     "consistency",
@@ -41,6 +40,7 @@ __all__ = [
     "evaluation",
     "infonce",
     "interpolated",
+    "lazy_scores",
     "load",
     "logistic_objective",
     "models",

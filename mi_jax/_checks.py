@@ -8,36 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mi_jax.blocks import Blocks
-from mi_jax.groups import Groups
-
-
-def all_pairs(scores: Any, name: str = "scores") -> Float[Array, "*g n n"] | Blocks:
-    """As `score_matrix`, but `Blocks` are taken as they are: `blocks.of` has checked them."""
-    return scores if isinstance(scores, Blocks) else score_matrix(scores, name)
-
-
-def score_matrix(scores: Any, name: str = "scores") -> Float[Array, "*g n n"]:
-    """`scores`, checked and in at least float32, the precision that every reduction uses; of groups with an axis of them."""
-    if isinstance(scores, Blocks):
-        raise TypeError(f"{name} must be a score matrix here, as the log ratios of all pairs are wanted, got Blocks")
-    if isinstance(scores, Groups):
-        return _matrices(floating(scores.scores, name), name)
-    array = floating(scores, name)
-    if array.ndim != 2 or array.shape[0] != array.shape[1]:
-        raise ValueError(f"{name} must be a square matrix, got shape {array.shape}")
-    if array.shape[0] < 2:
-        raise ValueError(f"{name} must hold at least 2 pairs, so that there are negatives, got shape {array.shape}")
-    return array
-
-
-def _matrices(array: Float[Array, "g m m"], name: str) -> Float[Array, "g m m"]:
-    if array.ndim != 3 or array.shape[1] != array.shape[2] or array.shape[0] < 1 or array.shape[1] < 2:
-        raise ValueError(
-            f"{name} of Groups must be square matrices, (groups, m, m) with m at least 2, got shape {array.shape}"
-        )
-    return array
-
 
 def floating(value: Any, name: str) -> Float[Array, "..."]:
     """`value` as an array of at least float32; integers, bools and complex numbers are refused."""
@@ -52,14 +22,6 @@ def numeric(value: Any, name: str) -> Float[Array, "..."]:
     """As `floating`, but integers and bools are taken for the numbers that they are."""
     exact = hasattr(value, "dtype") and (jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool)
     return floating(value.astype(np.float32) if exact else value, name)
-
-
-def per_row(value: Any, scores: Float[Array, "*g n n"] | Blocks, name: str) -> Float[Array, "*g n"]:
-    """`value`, checked to hold one number for each row of `scores`."""
-    array = floating(value, name)
-    if array.shape != scores.shape[:-1]:
-        raise ValueError(f"{name} must have one entry per row of scores, shape {scores.shape[:-1]}, got {array.shape}")
-    return array
 
 
 def non_negative(value: Any, name: str) -> Any:

@@ -8,33 +8,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mi_jax.blocks import Blocks
+from mi_jax.lazy_scores import LazyScores
 
 
-def diagonal(scores: Float[Array, "*g n n"] | Blocks) -> Float[Array, "*g n"]:
+def diagonal(scores: Float[Array, "*g n n"] | LazyScores) -> Float[Array, "*g n"]:
     """The scores of the joint pairs."""
-    return scores.diagonal() if isinstance(scores, Blocks) else jnp.diagonal(scores, axis1=-2, axis2=-1)
+    return scores.diagonal() if isinstance(scores, LazyScores) else jnp.diagonal(scores, axis1=-2, axis2=-1)
 
 
-def negatives(scores: Float[Array, "*g n n"] | Blocks) -> int:
-    """How many product-of-marginals pairs there are: n(n - 1), in each group."""
+def negatives(scores: Float[Array, "*g n n"] | LazyScores) -> int:
+    """How many product-of-marginals pairs there are: n(n - 1), in each sub-batch."""
     return math.prod(scores.shape[:-1]) * (scores.shape[-1] - 1)
 
 
 def by_rows(
-    function: Callable[..., Any], scores: Float[Array, "*g n n"] | Blocks, *per_row: Float[Array, "*g n"]
+    function: Callable[..., Any], scores: Float[Array, "*g n n"] | LazyScores, *per_row: Float[Array, "*g n"]
 ) -> Float[Array, "*g n"]:
-    """`function(scores, own, *per_row)`, a number for each row; of `Blocks` a block of rows at a time.
+    """`function(scores, own, *per_row)`, a number for each row; for `LazyScores` a block of rows at a time.
 
     `own` tells which scores are of joint pairs.
     """
-    if isinstance(scores, Blocks):
+    if isinstance(scores, LazyScores):
         return scores.by_rows(function, *per_row)
     return function(scores, jnp.eye(scores.shape[-1], dtype=bool), *per_row)
 
 
 def mean_off_diagonal(
-    function: Callable[[Float[Array, "*g k n"]], Float[Array, "*g k n"]], scores: Float[Array, "*g n n"] | Blocks
+    function: Callable[[Float[Array, "*g k n"]], Float[Array, "*g k n"]], scores: Float[Array, "*g n n"] | LazyScores
 ) -> Float[Array, ""]:
     """The mean of `function(scores)` over the off-diagonal pairs."""
 
@@ -44,7 +44,9 @@ def mean_off_diagonal(
     return jnp.sum(by_rows(sums, scores)) / negatives(scores)
 
 
-def mean_exp_off_diagonal(scores: Float[Array, "*g n n"] | Blocks, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
+def mean_exp_off_diagonal(
+    scores: Float[Array, "*g n n"] | LazyScores, log_baseline: Float[Array, "*g n"]
+) -> Float[Array, ""]:
     """The mean of exp(scores - log_baseline) over off-diagonal pairs; overflows to +inf, its gradient too, not to NaN."""
     # The count goes into the exponent, so that the sum overflows only where the mean does.
     count = math.log(negatives(scores))
@@ -55,14 +57,14 @@ def mean_exp_off_diagonal(scores: Float[Array, "*g n n"] | Blocks, log_baseline:
     return jnp.sum(by_rows(sums, scores, log_baseline))
 
 
-def log_mean_exp_off_diagonal(scores: Float[Array, "*g n n"] | Blocks, tau: Any) -> Float[Array, ""]:
+def log_mean_exp_off_diagonal(scores: Float[Array, "*g n n"] | LazyScores, tau: Any) -> Float[Array, ""]:
     """The log of the mean of exp(scores), clipped to [-tau, tau], over the off-diagonal pairs."""
     count = math.log(negatives(scores))
 
     def clipped(scores: Array, own: Bool[Array, "k n"]) -> Array:
         return jnp.where(own, -jnp.inf, jnp.clip(scores, -tau, tau))
 
-    if isinstance(scores, Blocks):
+    if isinstance(scores, LazyScores):
         rows = scores.by_rows(lambda scores, own: _log_sum_exp(clipped(scores, own)))
         return _log_sum_exp(rows) - count
     return jax.nn.logsumexp(by_rows(clipped, scores)) - count

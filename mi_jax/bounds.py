@@ -1,8 +1,8 @@
 """From a score matrix to nats: the variational estimates of mutual information, as pure functions.
 
 `scores[i, j] = T(x_i, y_j)`: joint pairs on the diagonal, product-of-marginals pairs off it. Each function takes one
-(n, n) matrix, `Groups` of smaller ones, or `Blocks` of a larger one that is never held, is jit-compiled, and is batched by
-`jax.vmap`. bfloat16 and float16 scores are reduced in float32.
+(n, n) matrix, `SubBatches` of smaller ones, or `LazyScores` of a larger one that is never held, is jit-compiled, and is
+batched by `jax.vmap`. bfloat16 and float16 scores are reduced in float32.
 
 DV, InfoNCE and SMILE are the mean of the diagonal of a projected log ratio (`mi_jax.projections`). NWJ, TUBA and the
 interpolated bound pay a penalty for the normaliser instead of projecting: they hold e^T, so at scores near +88 (in
@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax import _checks, _logspace, projections
-from mi_jax.blocks import Blocks
-from mi_jax.groups import Groups
+from mi_jax import _checks, _logspace, _scores, projections
+from mi_jax.lazy_scores import LazyScores
+from mi_jax.sub_batches import SubBatches
 
 
 @jax.jit
-def infonce(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
+def infonce(scores: Float[Array, "n n"] | SubBatches | LazyScores) -> Float[Array, ""]:
     """InfoNCE, also called CPC: a lower bound in expectation, of low variance, and never above log n.
 
     Formula: (1/n) Σ_i log( e^{T_ii} / ((1/n) Σ_j e^{T_ij}) ).
@@ -42,12 +42,12 @@ def infonce(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
 
     Source: Song & Ermon (2020), Eq. 5; van den Oord et al. (2018).
     """
-    scores = _checks.all_pairs(scores)
+    scores = _scores.all_pairs(scores)
     log_sums = _logspace.by_rows(lambda scores, _: jax.nn.logsumexp(scores, axis=-1), scores)
     return jnp.mean(_logspace.diagonal(scores) - (log_sums - math.log(scores.shape[-1])))
 
 
-def dv(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
+def dv(scores: Float[Array, "n n"] | SubBatches | LazyScores) -> Float[Array, ""]:
     """The Donsker–Varadhan estimate, which MINE reports: no ceiling, but a variance that grows like e^MI.
 
     Formula: E_P[T] - log E_Q[e^T].
@@ -74,7 +74,7 @@ def dv(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
     return smile(scores, jnp.inf)
 
 
-def smile(scores: Float[Array, "n n"] | Groups | Blocks, tau: float | Float[Array, ""] = 5.0) -> Float[Array, ""]:
+def smile(scores: Float[Array, "n n"] | SubBatches | LazyScores, tau: float | Float[Array, ""] = 5.0) -> Float[Array, ""]:
     """SMILE, the smoothed estimate: Donsker–Varadhan with the density ratio clipped inside the partition function.
 
     Formula: E_P[T] - log E_Q[clip(e^T, e^-tau, e^tau)].
@@ -107,11 +107,11 @@ def smile(scores: Float[Array, "n n"] | Groups | Blocks, tau: float | Float[Arra
 
 @jax.jit
 def _smile(scores, tau):
-    return jnp.mean(_logspace.diagonal(_checks.all_pairs(scores))) - projections.log_partition(scores, tau)
+    return jnp.mean(_logspace.diagonal(_scores.all_pairs(scores))) - projections.log_partition(scores, tau)
 
 
 @jax.jit
-def nwj(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
+def nwj(scores: Float[Array, "n n"] | SubBatches | LazyScores) -> Float[Array, ""]:
     """The bound of Nguyen, Wainwright and Jordan (also f-GAN KL, MINE-f): unbiased, of variance that grows like e^MI.
 
     Formula: E_P[T] - E_Q[e^{T-1}].
@@ -135,12 +135,12 @@ def nwj(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
 
     Source: Song & Ermon (2020), Eq. 4; Nguyen et al. (2010).
     """
-    scores = _checks.all_pairs(scores)
+    scores = _scores.all_pairs(scores)
     return _unnormalised(scores, jnp.ones(scores.shape[:-1], scores.dtype))
 
 
 @jax.jit
-def tuba(scores: Float[Array, "n n"] | Groups | Blocks, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
+def tuba(scores: Float[Array, "n n"] | SubBatches | LazyScores, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
     """TUBA, the unnormalised Barber–Agakov bound: NWJ with a log baseline a(x) in place of the constant 1.
 
     Formula: 1 + E_P[T - a(x)] - E_Q[e^{T - a(x)}], which is `nwj(scores - log_baseline[:, None] + 1)`.
@@ -162,18 +162,20 @@ def tuba(scores: Float[Array, "n n"] | Groups | Blocks, log_baseline: Float[Arra
 
     Source: Poole et al. (2019), Eq. 8.
     """
-    scores = _checks.all_pairs(scores)
-    return _unnormalised(scores, _checks.per_row(log_baseline, scores, "log_baseline"))
+    scores = _scores.all_pairs(scores)
+    return _unnormalised(scores, _scores.per_row(log_baseline, scores, "log_baseline"))
 
 
-def _unnormalised(scores: Float[Array, "*g n n"] | Blocks, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
+def _unnormalised(scores: Float[Array, "*g n n"] | LazyScores, log_baseline: Float[Array, "*g n"]) -> Float[Array, ""]:
     """1 + E_P[log r] - E_Q[r], log r = T - a(x): a lower bound on MI for any positive r, tight at the density ratio."""
     log_ratio = _logspace.diagonal(scores) - log_baseline
     return 1.0 + jnp.mean(log_ratio) - _logspace.mean_exp_off_diagonal(scores, log_baseline)
 
 
 def interpolated(
-    scores: Float[Array, "n n"] | Groups | Blocks, log_baseline: Float[Array, "*g n"], alpha: float | Float[Array, ""]
+    scores: Float[Array, "n n"] | SubBatches | LazyScores,
+    log_baseline: Float[Array, "*g n"],
+    alpha: float | Float[Array, ""],
 ) -> Float[Array, ""]:
     """The interpolated bound of Poole et al., between TUBA (alpha = 0) and InfoNCE (alpha = 1).
 
@@ -212,8 +214,8 @@ def interpolated(
 
 @jax.jit
 def _interpolated(scores, log_baseline, alpha):
-    scores = _checks.all_pairs(scores)
-    baseline = _checks.per_row(log_baseline, scores, "log_baseline")
+    scores = _scores.all_pairs(scores)
+    baseline = _scores.per_row(log_baseline, scores, "log_baseline")
     count = _logspace.negatives(scores)
 
     def terms(scores, own, joint, baseline):
@@ -229,7 +231,7 @@ def _interpolated(scores, log_baseline, alpha):
 
 
 @jax.jit
-def logistic_objective(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[Array, ""]:
+def logistic_objective(scores: Float[Array, "n n"] | SubBatches | LazyScores) -> Float[Array, ""]:
     """The logistic (Jensen–Shannon) objective: log likelihood of telling joint pairs from product-of-marginals pairs.
 
     Formula: E_P[log σ(T)] + E_Q[log σ(-T)], with σ the logistic function.
@@ -253,6 +255,6 @@ def logistic_objective(scores: Float[Array, "n n"] | Groups | Blocks) -> Float[A
 
     Source: Song & Ermon (2020), Section 5 ("logistic regression"); Hjelm et al. (2018).
     """
-    scores = _checks.all_pairs(scores)
+    scores = _scores.all_pairs(scores)
     negatives = _logspace.mean_off_diagonal(lambda scores: jax.nn.log_sigmoid(-scores), scores)
     return jnp.mean(jax.nn.log_sigmoid(_logspace.diagonal(scores))) + negatives

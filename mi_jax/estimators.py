@@ -1,8 +1,8 @@
 """Estimators: what trains a critic, and what is read out of it.
 
 The two are not the same thing. SMILE at four values of tau, JS and Donsker–Varadhan are all read from one critic trained on
-the logistic objective: `combined` puts them in one training run. An `Estimator` knows nothing of networks; `mi_jax.models`
-joins it with a critic.
+the logistic objective: `share_training` puts them in one training run. An `Estimator` knows nothing of networks;
+`mi_jax.models` joins it with a critic.
 """
 
 import functools
@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax import _checks, _logspace, bounds, projections
-from mi_jax.blocks import Blocks
-from mi_jax.groups import Groups
+from mi_jax import _checks, _logspace, _scores, bounds, projections
+from mi_jax.lazy_scores import LazyScores
+from mi_jax.sub_batches import SubBatches
 
-Scores: TypeAlias = Float[Array, "n n"] | Groups | Blocks
+Scores: TypeAlias = Float[Array, "n n"] | SubBatches | LazyScores
 Nats: TypeAlias = Float[Array, ""]
 Objective: TypeAlias = Callable[[Scores, Any], tuple[Nats, Any]]
 
@@ -184,7 +184,7 @@ def mine(decay: float | Float[Array, ""] = 0.99) -> Estimator:
         log_average = jnp.where(jnp.isneginf(log_average), batch, with_batch)
         # Equal to log_z, with its gradient scaled by Z / Z̄.
         partition = batch + jnp.exp(batch - log_average) * (log_z - batch)
-        return jnp.mean(_logspace.diagonal(_checks.all_pairs(scores))) - partition, log_average
+        return jnp.mean(_logspace.diagonal(_scores.all_pairs(scores))) - partition, log_average
 
     return Estimator(lambda: jnp.asarray(-jnp.inf, float), objective, {"mine": bounds.dv})
 
@@ -217,7 +217,7 @@ def smile(tau: float | Float[Array, ""] = 5.0) -> Estimator:
       tau: clips T to [-tau, tau] inside the partition function; may be traced.
 
     Returns:
-      An `Estimator` with the read-out "smile". `combined` gives several values of tau from one training run.
+      An `Estimator` with the read-out "smile". `share_training` gives several values of tau from one training run.
 
     Raises:
       ValueError: if a concrete `tau` is negative.
@@ -234,8 +234,8 @@ def smile(tau: float | Float[Array, ""] = 5.0) -> Estimator:
     return _logistic("smile", lambda scores: bounds.smile(scores, tau))
 
 
-def combined(**estimators: Estimator) -> Estimator:
-    """Several read-outs from one training run, for estimators that train the critic in the same way.
+def share_training(**estimators: Estimator) -> Estimator:
+    """Shares one training run between several read-outs, for estimators that train the critic in the same way.
 
     Args:
       **estimators: name -> estimator; the name replaces that of the estimator's own read-out (and goes before it, with an
@@ -249,14 +249,14 @@ def combined(**estimators: Estimator) -> Estimator:
 
     Example:
       >>> from mi_jax import estimators
-      >>> both = estimators.combined(js=estimators.js(), smile_1=estimators.smile(tau=1.0))
+      >>> both = estimators.share_training(js=estimators.js(), smile_1=estimators.smile(tau=1.0))
       >>> list(both.read_out)
       ['js', 'smile_1']
 
     Source: Song & Ermon (2020), Section 5: one logistic-trained critic gives every tau.
     """
     if not estimators:
-        raise ValueError("combined needs at least one estimator, got none")
+        raise ValueError("share_training needs at least one estimator, got none")
     first_name, first = next(iter(estimators.items()))
     read_out: dict[str, Callable[[Scores], Nats]] = {}
     for name, estimator in estimators.items():
@@ -276,7 +276,7 @@ def _logistic(name: str, read_out: Callable[[Scores], Nats]) -> Estimator:
     return Estimator(tuple, _stateless(bounds.logistic_objective), {name: read_out})
 
 
-@functools.cache  # so that `combined` sees which estimators train alike: equal values give one object
+@functools.cache  # so that `share_training` sees which estimators train alike: equal values give one object
 def _stateless(value: Callable[[Scores], Nats]) -> Objective:
     return lambda scores, state: (value(scores), state)
 
@@ -287,5 +287,5 @@ def _tuba(scores: Scores) -> Nats:
 
 def _no_baseline(scores: Scores) -> Float[Array, "*g n"]:
     """The log baseline 0, for scores that hold theirs already."""
-    checked = _checks.all_pairs(scores)
+    checked = _scores.all_pairs(scores)
     return jnp.zeros(checked.shape[:-1], checked.dtype)

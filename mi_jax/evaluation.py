@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax import _checks, blocks, groups
+from mi_jax import _checks, lazy_scores, sub_batches
 from mi_jax.models import Model
 
 BLOCK_PAIRS = 2**16  # pairs scored at once: with 64 hidden units 16 MB
@@ -153,7 +153,7 @@ def pair_sums(
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
     size = group_size(len(x), pairs)
-    cut = groups.cut(x, size), groups.cut(y, size)
+    cut = sub_batches.drop_remainder(x, size), sub_batches.drop_remainder(y, size)
     sums = jax.lax.map(lambda group: _group_sums(scores, *encode(*group), tau), cut)
     return PairSums._make([*(leaf.reshape(-1) for leaf in sums), size])
 
@@ -167,7 +167,7 @@ def _group_sums(scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any) -
     def one(columns: Any, place: tuple[Array, Array]) -> tuple[Any, tuple[Array, ...]]:
         numbers, rows_of_x = place
         matrix = scores(rows_of_x, y).astype(jnp.float32)
-        own = blocks.joint(numbers, size)
+        own = lazy_scores.mark_joint(numbers, size)
         joint = jnp.sum(jnp.where(own, matrix, 0.0), axis=1)
         negatives = jnp.where(own, -jnp.inf, matrix)
         clipped = jnp.where(own, -jnp.inf, jnp.clip(matrix, -tau, tau))
@@ -184,8 +184,10 @@ def _group_sums(scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any) -
         return columns, (joint, log_mean(rows), log_mean(jax.nn.logsumexp(clipped, axis=1)), log_mean(squared), beyond)
 
     none = jnp.full(size, -jnp.inf)
-    columns, of_rows = jax.lax.scan(one, (none, none, jnp.zeros(size)), (blocks.numbered(size, block), blocks.cut(x, block)))
-    joint, rows, clipped_rows, squared, beyond = blocks.joined(of_rows, size)
+    columns, of_rows = jax.lax.scan(
+        one, (none, none, jnp.zeros(size)), (lazy_scores.number_rows(size, block), lazy_scores.pad_to_blocks(x, block))
+    )
+    joint, rows, clipped_rows, squared, beyond = lazy_scores.drop_padding(of_rows, size)
     column, clipped_column, shares = columns
     return joint, rows, log_mean(column), clipped_rows, log_mean(clipped_column), squared, shares, beyond
 

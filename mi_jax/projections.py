@@ -6,7 +6,7 @@ file is step 2. The diagonal of what a function here returns is the pointwise MI
 the diagonal's mean is the bound of the same name in `mi_jax.bounds`.
 
 Throughout, `scores[i, j] = T(x_i, y_j)`: joint pairs on the diagonal, product-of-marginals pairs off it.
-Of `Groups` of them the log ratios are (g, m, m).
+Of `SubBatches` of them the log ratios are (g, m, m).
 """
 
 import math
@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mi_jax import _checks, _logspace
-from mi_jax.blocks import Blocks
-from mi_jax.groups import Groups
+from mi_jax import _checks, _logspace, _scores
+from mi_jax.lazy_scores import LazyScores
+from mi_jax.sub_batches import SubBatches
 
 
 def log_partition(
-    scores: Float[Array, "n n"] | Groups | Blocks, tau: float | Float[Array, ""] = jnp.inf
+    scores: Float[Array, "n n"] | SubBatches | LazyScores, tau: float | Float[Array, ""] = jnp.inf
 ) -> Float[Array, ""]:
     """The log of the partition estimate, the mean of the (clipped) ratio over the product-of-marginals pairs.
 
@@ -57,10 +57,10 @@ def log_partition(
 
 @jax.jit
 def _log_partition(scores, tau):
-    return _logspace.log_mean_exp_off_diagonal(_checks.all_pairs(scores), tau)
+    return _logspace.log_mean_exp_off_diagonal(_scores.all_pairs(scores), tau)
 
 
-def dv(scores: Float[Array, "n n"] | Groups) -> Float[Array, "*g n n"]:
+def dv(scores: Float[Array, "n n"] | SubBatches) -> Float[Array, "*g n n"]:
     """The Donsker–Varadhan projection, by one partition estimate for the whole batch.
 
     Formula: log Γ(r; Q_n) = T - log E_{Q_n}[e^T].
@@ -89,7 +89,7 @@ def dv(scores: Float[Array, "n n"] | Groups) -> Float[Array, "*g n n"]:
 
 
 @jax.jit
-def infonce(scores: Float[Array, "n n"] | Groups) -> Float[Array, "*g n n"]:
+def infonce(scores: Float[Array, "n n"] | SubBatches) -> Float[Array, "*g n n"]:
     """The InfoNCE (CPC) projection, by one partition estimate for each x_i, its own positive included.
 
     Formula: log Γ(r; Q_n)_ij = T_ij - log (1/n) Σ_k e^{T_ik}.
@@ -114,11 +114,11 @@ def infonce(scores: Float[Array, "n n"] | Groups) -> Float[Array, "*g n n"]:
 
     Source: Song & Ermon (2020), Eq. 5, Table 1 and Corollary 2.
     """
-    scores = _checks.score_matrix(scores)
+    scores = _scores.score_matrix(scores)
     return jax.nn.log_softmax(scores, axis=-1) + math.log(scores.shape[-1])
 
 
-def smile(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = 5.0) -> Float[Array, "*g n n"]:
+def smile(scores: Float[Array, "n n"] | SubBatches, tau: float | Float[Array, ""] = 5.0) -> Float[Array, "*g n n"]:
     """The SMILE projection, by a partition estimate from clipped ratios.
 
     Formula: log Γ(r; Q_n) = T - log E_{Q_n}[clip(e^T, e^-tau, e^tau)].
@@ -145,4 +145,4 @@ def smile(scores: Float[Array, "n n"] | Groups, tau: float | Float[Array, ""] = 
 
     Source: Song & Ermon (2020), Eq. 17 and Table 1.
     """
-    return _checks.score_matrix(scores) - log_partition(scores, tau)
+    return _scores.score_matrix(scores) - log_partition(scores, tau)

@@ -24,7 +24,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 # Examples that compile for more than a few seconds; the tests of their modules call the same functions on smaller networks.
 SLOW_DOCTESTS = {
-    "mi_jax.blocks.Blocks",
+    "mi_jax.lazy_scores.LazyScores",
     "mi_jax.estimation.pipeline.estimate",
     "mi_jax.estimation.saving.load",
     "mi_jax.estimation.result.compare",

@@ -13,7 +13,7 @@ import mi_jax
 
 FUNCTIONS = {
     "mi_jax": ["dv", "infonce", "interpolated", "logistic_objective", "nwj", "smile", "tuba"],
-    "mi_jax.estimators": ["cpc", "dv", "infonce", "interpolated", "js", "mine", "nwj", "smile", "tuba", "combined"],
+    "mi_jax.estimators": ["cpc", "dv", "infonce", "interpolated", "js", "mine", "nwj", "smile", "tuba", "share_training"],
     "mi_jax.tasks": [
         "cubic",
         "gaussian",

@@ -6,14 +6,6 @@ import pytest
 from mi_jax import _checks
 
 
-def test_score_matrix_is_at_least_float32():
-    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
-        assert _checks.score_matrix(jnp.zeros((2, 2), dtype)).dtype == jnp.float32
-    assert _checks.score_matrix(np.zeros((2, 2))).dtype == jnp.float32
-    with jax.enable_x64(True):
-        assert _checks.score_matrix(np.zeros((2, 2))).dtype == jnp.float64
-
-
 def test_traced_values_cannot_raise_and_give_nan():
     assert jnp.isnan(jax.jit(lambda tau: _checks.non_negative(tau, "tau"))(-1.0))
     np.testing.assert_array_equal(

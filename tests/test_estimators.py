@@ -49,9 +49,11 @@ def test_offset_is_what_the_best_critic_has_beyond_the_log_ratio():
     assert without_offset > 20
 
 
-def test_combined_reads_one_run_several_ways():
-    combined = estimators.combined(
-        js=estimators.js(), smile_1=estimators.smile(1.0), both=estimators.combined(a=estimators.js(), b=estimators.smile())
+def test_one_run_is_read_one_run_several_ways():
+    combined = estimators.share_training(
+        js=estimators.js(),
+        smile_1=estimators.smile(1.0),
+        both=estimators.share_training(a=estimators.js(), b=estimators.smile()),
     )
     assert list(combined.read_out) == ["js", "smile_1", "both_a", "both_b"]
     np.testing.assert_allclose(combined.read_out["smile_1"](scores), bounds.smile(scores, 1.0))
@@ -67,11 +69,11 @@ def test_float32_scores_stay_float32_also_where_float64_is_enabled(name):
                 assert read(jnp.zeros((4, 4), dtype)).dtype == jnp.float32
 
 
-def test_combined_refuses_different_objectives():
+def test_sharing_refuses_different_objectives():
     with pytest.raises(ValueError, match="nwj and js do not train on the same objective"):
-        estimators.combined(js=estimators.js(), nwj=estimators.nwj())
-    with pytest.raises(ValueError, match="combined needs at least one estimator"):
-        estimators.combined()
+        estimators.share_training(js=estimators.js(), nwj=estimators.nwj())
+    with pytest.raises(ValueError, match="share_training needs at least one estimator"):
+        estimators.share_training()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ SLOW_RUNS = [("infonce", "joint"), ("infonce", "separable"), ("mine", "joint"), 
     ],
 )
 def test_a_run_gives_a_row(objective, critic, tmp_path):
-    cell = dataclasses.replace(TINY, objective=objective, critic=critic, group=4 if critic == "joint" else None)
+    cell = dataclasses.replace(TINY, objective=objective, critic=critic, sub_batch=4 if critic == "joint" else None)
     images.run_missing([cell], 2, dataset(), tmp_path, math.inf)
     found = images_figures.read(tmp_path)
     assert [row["config"]["seed"] for row in found] == [0, 1]

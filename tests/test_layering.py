@@ -9,10 +9,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mi_jax"
 # From the bottom up: each may import only from those before it (and, within a folder, as listed).
 LAYERS = [
-    "groups",
-    "blocks",
     "_checks",
     "_files",
+    "sub_batches",
+    "lazy_scores",
+    "_scores",
     "_logspace",
     "projections",
     "bounds",

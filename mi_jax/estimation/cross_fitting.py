@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mi_jax import evaluation, groups, training
+from mi_jax import evaluation, sub_batches, training
 from mi_jax.estimation.config import EVERY, FitConfig
 from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, read_out_fold
 from mi_jax.estimation.splits import Split
@@ -206,4 +206,5 @@ def _group_losses(
     model: Model, size: int, params: Any, state: Any, x: Array, y: Array, mapped: Callable[..., Any] = _all_at_once
 ) -> Any:
     """The loss of each full group of `size` rows, and the state and read-outs beside it."""
-    return mapped(lambda group: model.loss(params, state, *group), (groups.cut(x, size), groups.cut(y, size)))
+    parts = tuple(sub_batches.drop_remainder(rows, size) for rows in (x, y))
+    return mapped(lambda part: model.loss(params, state, *part), parts)

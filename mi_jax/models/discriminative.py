@@ -7,16 +7,18 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mi_jax import _checks, blocks, groups
+from mi_jax import _checks, lazy_scores, sub_batches
 from mi_jax.estimators import Estimator, Nats, Scores
-from mi_jax.groups import Groups
 from mi_jax.models.base import Critic, Model
 from mi_jax.networks import critics
+from mi_jax.sub_batches import SubBatches
 
 HELD_PAIRS = 2**24  # 64 MiB of scores
 
 
-def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None = None, block: int | None = None) -> Model:
+def discriminative(
+    critic: nn.Module, estimator: Estimator, *, sub_batch: int | None = None, row_block: int | None = None
+) -> Model:
     """A critic trained and read out by an estimator.
 
     Formula: loss = -objective(T(x_i, y_j)); log ratio = T(x_i, y_i) - estimator.offset, in nats.
@@ -28,19 +30,19 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
     Args:
       critic: a module with `__call__(x, y) -> (n, m)` scores (`mi_jax.networks`).
       estimator: what trains it and what is read out (`mi_jax.estimators`).
-      group: cut each batch into groups of so many pairs, and score only those within a group (`mi_jax.Groups`): of n pairs
-        n·group are scored, and not n². Rows beyond the last full group are left out; a smaller batch is one group. By
-        default all pairs are scored, as one matrix.
-      block: score so many rows of x at a time, against all of y, and again for the gradient, so that a critic's layers take
-        memory by n·block and not n²: the same numbers, a forward pass more. The scores alone are held up to n = 4,096; of
-        more rows they are made anew for the objective and for each read-out (`mi_jax.Blocks`).
+      sub_batch: cut each batch into sub-batches of so many pairs, and score only the pairs within one
+        (`mi_jax.SubBatches`): n·sub_batch pairs instead of n². Rows beyond the last full sub-batch are left out; a smaller
+        batch is one sub-batch. By default all pairs are scored, as one matrix.
+      row_block: score so many rows of x at a time, against all of y, and again for the gradient, so that a critic's layers
+        take memory by n·row_block and not n²: the same numbers, for one forward pass more. Up to n = 4,096 the scores are
+        held; those of more rows are made anew for the objective and for each read-out (`mi_jax.LazyScores`).
 
     Returns:
       A `Model`.
 
     Raises:
       TypeError: if `critic` is no Flax module or `estimator` no `Estimator`: a name, a class, or a function not called.
-      ValueError: if `group` is below 2, `block` below 1, or both are given;
+      ValueError: if `sub_batch` is below 2, `row_block` below 1, or both are given;
         at its first call, from the bounds, if the critic does not give a square floating matrix for n paired rows.
 
     Example:
@@ -57,12 +59,12 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
     """
     _checks.instance(critic, nn.Module, "critic")
     _checks.instance(estimator, Estimator, "estimator")
-    if group is not None and _checks.positive_int(group, "group") < 2:
-        raise ValueError("group must be at least 2, so that there are negatives, got 1")
-    if block is not None:
-        _checks.positive_int(block, "block")
-        if group is not None:
-            raise ValueError("block and group must not both be given: groups are small already")
+    if sub_batch is not None and _checks.positive_int(sub_batch, "sub_batch") < 2:
+        raise ValueError("sub_batch must be at least 2, so that there are negatives, got 1")
+    if row_block is not None:
+        _checks.positive_int(row_block, "row_block")
+        if sub_batch is not None:
+            raise ValueError("row_block and sub_batch must not both be given: sub-batches are small already")
 
     def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
         return critic.init(key, x, y)
@@ -76,18 +78,19 @@ def discriminative(critic: nn.Module, estimator: Estimator, *, group: int | None
     scores = Critic(encode, pair).scores
 
     def batch_scores(params: Any, x: Array, y: Array) -> Scores:
-        if block is not None and len(x) > block:
-            cut = blocks.of(jax.tree_util.Partial(pair, params), *encode(params, x, y), block)
-            return cut if len(x) ** 2 > HELD_PAIRS else cut.by_rows(lambda scores, _: scores)
-        if group is None or len(x) < 2 * group:
-            return scores(params, x[:group], y[:group])
-        return Groups(jax.vmap(functools.partial(scores, params))(groups.cut(x, group), groups.cut(y, group)))
+        if row_block is not None and len(x) > row_block:
+            lazy = lazy_scores.make(jax.tree_util.Partial(pair, params), *encode(params, x, y), row_block)
+            return lazy if len(x) ** 2 > HELD_PAIRS else lazy.by_rows(lambda scores, _: scores)
+        if sub_batch is None or len(x) < 2 * sub_batch:
+            return scores(params, x[:sub_batch], y[:sub_batch])
+        parts = (sub_batches.drop_remainder(rows, sub_batch) for rows in (x, y))
+        return SubBatches(jax.vmap(functools.partial(scores, params))(*parts))
 
     def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Nats, tuple[Any, dict[str, Nats]]]:
         batch = batch_scores(params, x, y)
         value, state = estimator.objective(batch, state)
-        # Behind the barrier the read-outs share no arithmetic with the objective. Shared, it was fused with the gradient's
-        # on one device and not on two, and the last bits of the read-outs changed with the number of devices.
+        # Behind the barrier the read-outs share no arithmetic with the objective. Without it, XLA fused shared arithmetic
+        # with the gradient's on one device and not on two, and the last bits of the read-outs changed.
         apart = jax.lax.optimization_barrier(jax.lax.stop_gradient(batch))
         nats = {name: read(apart) for name, read in estimator.read_out.items()}
         return -value, (state, nats)

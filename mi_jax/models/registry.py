@@ -13,8 +13,8 @@ from mi_jax.models.generative import ba, doe, gm
 
 
 def _from_critic(estimator: Callable[..., Estimator]) -> Callable[..., Model]:
-    def build(critic: nn.Module | None = None, *, group: int | None = None, **options: Any) -> Model:
-        return discriminative(critic or networks.JointCritic(), estimator(**options), group=group)
+    def build(critic: nn.Module | None = None, *, sub_batch: int | None = None, **options: Any) -> Model:
+        return discriminative(critic or networks.JointCritic(), estimator(**options), sub_batch=sub_batch)
 
     return build
 
@@ -56,10 +56,10 @@ def make(name: str, **options: Any) -> Model:
 
     Args:
       name: one of `names()`; "cpc" is "infonce".
-      **options: of a discriminative model `critic=`, a Flax module (the joint critic of the paper by default; "tuba" and
-        "interpolated" put a learned baseline on it), `group=` as in `discriminative`, and the options of the estimator of
-        that name, such as `tau=`; of a generative one the arguments of the function of that name, such as `log_marginal=`,
-        which "ba" needs.
+      **options: for a discriminative model `critic=`, a Flax module (the joint critic of the paper by default; "tuba" and
+        "interpolated" put a learned baseline on it), `sub_batch=` as in `discriminative`, and the options of the estimator
+        of that name, such as `tau=`; for a generative one the arguments of the function of that name, such as
+        `log_marginal=`, which "ba" needs.
 
     Returns:
       A `Model`; its read-outs are in nats.

@@ -4,7 +4,7 @@ A critic's `__call__(x, y)` takes n rows of x and m rows of y, of any shape, and
 `scores[i, j] = T(x_i, y_j)`. Whatever keeps to that is a critic; the models need nothing else of it.
 
 Those here are made of two methods: `encode(x, y)`, what is done once a row, gives the codes of the rows of x and of y, and
-`pair(codes_x, codes_y)`, what is done once a pair, their scores. Where scores are made block by block (`mi_jax.Blocks`),
+`pair(codes_x, codes_y)`, what is done once a pair, their scores. Where scores are made block by block (`mi_jax.LazyScores`),
 rows are then encoded once, and not again for each block.
 """
 

@@ -16,7 +16,7 @@ def test_pairs_are_float64_matrices():
 def test_rows_that_are_no_pairs_or_too_few_are_refused():
     with pytest.raises(ValueError, match="x and y must hold the same number of rows, got 20 and 21"):
         inputs.check_pairs(np.ones(20), np.ones(21))
-    with pytest.raises(ValueError, match="x and y must hold at least 40 rows, .* got 39"):
+    with pytest.raises(ValueError, match=r"x and y must hold at least 40 rows, .* got 39"):
         inputs.check_pairs(np.ones(39), np.ones(39), least=40)
 
 
@@ -27,7 +27,7 @@ def test_a_key_seeds_numpys_generator():
 
 def test_the_key_is_0_by_default():
     np.testing.assert_array_equal(jax.random.key_data(inputs.check_key(None)), jax.random.key_data(jax.random.key(0)))
-    with pytest.raises(TypeError, match="key must be a typed key, .* got int32"):
+    with pytest.raises(TypeError, match=r"key must be a typed key, .* got int32"):
         inputs.check_key(jnp.zeros((), jnp.int32))
 
 

@@ -15,7 +15,7 @@ def pairs():
 
 
 def test_loss_is_minus_the_objective_and_read_outs_are_of_the_same_scores(pairs):
-    model = models.discriminative(JOINT, estimators.combined(js=estimators.js(), s=estimators.smile(1.0)))
+    model = models.discriminative(JOINT, estimators.share_training(js=estimators.js(), s=estimators.smile(1.0)))
 
     @jax.jit
     def look(params, x, y):

@@ -14,7 +14,9 @@ TAUS = (1.0, 5.0, np.inf)
 
 def make_smile_trainer(settings, critic, dim, rows):
     task = tasks.gaussian(dim, settings["mi"])
-    model = models.discriminative(critic, estimators.combined(**{f"smile_{tau:g}": estimators.smile(tau) for tau in TAUS}))
+    model = models.discriminative(
+        critic, estimators.share_training(**{f"smile_{tau:g}": estimators.smile(tau) for tau in TAUS})
+    )
     return training.trainer(model, lambda key, step: task.sample(key, rows), training.adam(1e-3))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mi_jax
-from mi_jax import blocks, estimators, models, networks, projections
+from mi_jax import estimators, lazy_scores, models, networks, projections
 from tests.draws import draw_normal, draw_params
 
 BOUNDS = {
@@ -36,7 +36,7 @@ def draw_batch():
 
 
 def score_in_blocks(kernel, x, y, size):
-    return blocks.of(jax.tree_util.Partial(inner_products, kernel), x, y, size)
+    return lazy_scores.make(jax.tree_util.Partial(inner_products, kernel), x, y, size)
 
 
 @functools.cache
@@ -97,7 +97,7 @@ def test_scores_of_hundreds_and_minus_infinity_keep_values_and_gradients_finite(
 
     @jax.jit
     def look(scale, rows):
-        over_blocks = lambda scale: BOUNDS[name](blocks.of(jax.tree_util.Partial(of, scale), rows, rows, size=2))  # noqa: E731
+        over_blocks = lambda scale: BOUNDS[name](lazy_scores.make(jax.tree_util.Partial(of, scale), rows, rows, row_block=2))  # noqa: E731
         over_matrix = lambda scale: BOUNDS[name](of(scale, rows, rows))  # noqa: E731
         return jax.value_and_grad(over_blocks)(scale), jax.value_and_grad(over_matrix)(scale)
 
@@ -145,8 +145,8 @@ def test_training_in_blocks_is_training_on_the_matrix(name, held, monkeypatch):
     shape = (9, 6, 6) if name == "images" else (9, 3)
     x, noise = draw_normal(2, *shape)
     y = 0.5 * noise + x
-    estimator = estimators.combined(js=estimators.js(), smile=estimators.smile())
-    plain, cut = (models.discriminative(CRITICS[name], estimator, block=block) for block in (None, 4))
+    estimator = estimators.share_training(js=estimators.js(), smile=estimators.smile())
+    plain, cut = (models.discriminative(CRITICS[name], estimator, row_block=block) for block in (None, 4))
     if name == "gaussian":  # it fits some of its parameters to the rows
         params = jax.jit(plain.init)(jax.random.key(3), x, y)
     else:
@@ -161,7 +161,7 @@ def test_training_in_blocks_is_training_on_the_matrix(name, held, monkeypatch):
 
 def measure_temporary_bytes(n, block, hidden):
     """The memory that a gradient takes besides its arguments and its result."""
-    model = models.discriminative(networks.JointCritic(hidden), estimators.infonce(), block=block)
+    model = models.discriminative(networks.JointCritic(hidden), estimators.infonce(), row_block=block)
     rows = jax.ShapeDtypeStruct((n, 4), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), rows, rows)
     gradient = jax.jit(jax.grad(model.loss, has_aux=True)).lower(params, (), rows, rows).compile()
@@ -181,16 +181,16 @@ def test_a_critic_that_only_scores_can_be_cut_too():
         def __call__(self, x, y):
             return x @ y.T
 
-    model = models.discriminative(Plain(), estimators.infonce(), block=2)
+    model = models.discriminative(Plain(), estimators.infonce(), row_block=2)
     x = jnp.arange(15.0).reshape(5, 3) / 10
     loss, expected = jax.jit(lambda x: (model.loss({}, (), x, x)[0], -mi_jax.infonce(x @ x.T)))(x)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 def test_projections_want_the_matrix():
-    scores = blocks.of(lambda x, y: x @ y.T, jnp.ones((4, 2)), jnp.ones((4, 2)), size=2)
+    scores = lazy_scores.make(lambda x, y: x @ y.T, jnp.ones((4, 2)), jnp.ones((4, 2)), row_block=2)
     for project in (projections.dv, projections.infonce, projections.smile):
-        with pytest.raises(TypeError, match=r"must be a score matrix here, .* got Blocks"):
+        with pytest.raises(TypeError, match=r"must be a score matrix here, .* got LazyScores"):
             project(scores)
 
 
@@ -199,25 +199,25 @@ def test_projections_want_the_matrix():
     [
         ((4, 5), 2, r"x and y must hold the same number of rows, at least 2, got \[4, 5\]"),
         ((1, 1), 2, r"x and y must hold the same number of rows, at least 2, got \[1\]"),
-        ((4, 4), 0, "size must be at least 1, got 0"),
+        ((4, 4), 0, "row_block must be at least 1, got 0"),
     ],
 )
 def test_bad_input(rows, size, message):
     x, y = (jnp.ones((n, 2)) for n in rows)
     with pytest.raises(ValueError, match=message):
-        blocks.of(lambda x, y: x @ y.T, x, y, size)
+        lazy_scores.make(lambda x, y: x @ y.T, x, y, size)
 
 
 @pytest.mark.parametrize(
     ("pair", "size", "message"),
     [
         (jnp.ones((4, 4)), 2, "pair must be a function of rows of x and of y, got ArrayImpl"),
-        (lambda x, y: x @ y.T, 1.5, "size must be an integer, got float"),
+        (lambda x, y: x @ y.T, 1.5, "row_block must be an integer, got float"),
     ],
 )
 def test_bad_kinds(pair, size, message):
     with pytest.raises(TypeError, match=message):
-        blocks.of(pair, jnp.ones((4, 2)), jnp.ones((4, 2)), size)
+        lazy_scores.make(pair, jnp.ones((4, 2)), jnp.ones((4, 2)), size)
 
 
 @pytest.mark.parametrize(
@@ -230,11 +230,11 @@ def test_bad_kinds(pair, size, message):
 def test_scores_of_another_kind_are_refused(pair, got):
     """One column would be spread over all pairs."""
     with pytest.raises(ValueError, match=r"pair must give floating scores of shape \(2, 4\), " + got):
-        blocks.of(pair, jnp.ones((4, 2)), jnp.ones((4, 2)), size=2)
+        lazy_scores.make(pair, jnp.ones((4, 2)), jnp.ones((4, 2)), row_block=2)
 
 
 def test_blocks_and_groups_exclude_each_other():
-    with pytest.raises(ValueError, match="block and group must not both be given"):
-        models.discriminative(networks.SeparableCritic(), estimators.infonce(), group=2, block=2)
+    with pytest.raises(ValueError, match="row_block and sub_batch must not both be given"):
+        models.discriminative(networks.SeparableCritic(), estimators.infonce(), sub_batch=2, row_block=2)
     with pytest.raises(ValueError, match="block must be at least 1, got 0"):
-        models.discriminative(networks.SeparableCritic(), estimators.infonce(), block=0)
+        models.discriminative(networks.SeparableCritic(), estimators.infonce(), row_block=0)

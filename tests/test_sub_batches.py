@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import Groups, bounds, estimators, groups, projections
+from mi_jax import SubBatches, bounds, estimators, projections, sub_batches
 from tests import reference
 from tests.draws import draw_normal
 
@@ -53,7 +53,7 @@ def scores(size=GROUPS):
 def value_and_gradient(name):
     """A bound's value and gradient at the scores, from one program."""
     bound, _ = CASES[name]
-    return jax.jit(jax.value_and_grad(lambda s: bound(Groups(s))))(jnp.float32(scores()))
+    return jax.jit(jax.value_and_grad(lambda s: bound(SubBatches(s))))(jnp.float32(scores()))
 
 
 @case
@@ -76,7 +76,7 @@ def test_gradient_is_that_of_float64_finite_differences(name):
 def test_one_group_is_the_matrix_itself(name):
     bound, _ = CASES[name]
     (matrix,) = np.float32(scores(1))
-    assert jax.jit(bound)(Groups(matrix[None])) == jax.jit(bound)(matrix)
+    assert jax.jit(bound)(SubBatches(matrix[None])) == jax.jit(bound)(matrix)
 
 
 @pytest.mark.parametrize("name", ["infonce", "dv", "smile", "nwj"])
@@ -84,11 +84,11 @@ def test_the_order_of_groups_and_of_pairs_does_not_matter(name):
     s = np.float32(scores())
     order = np.array([2, 0, 3, 1])
     bound = jax.jit(CASES[name][0])
-    np.testing.assert_allclose(bound(Groups(s[::-1][:, order][:, :, order])), bound(Groups(s)), rtol=1e-5)
+    np.testing.assert_allclose(bound(SubBatches(s[::-1][:, order][:, :, order])), bound(SubBatches(s)), rtol=1e-5)
 
 
 def test_projections_keep_the_groups():
-    s = Groups(jnp.float32(scores()))
+    s = SubBatches(jnp.float32(scores()))
     for projection in (projections.infonce, projections.dv, projections.smile):
         assert jax.eval_shape(projection, s).shape == (GROUPS, SIZE, SIZE)
     np.testing.assert_allclose(np.exp(jax.jit(projections.infonce)(s)).mean(axis=2), 1.0, rtol=1e-5)
@@ -98,7 +98,7 @@ def test_projections_keep_the_groups():
 @pytest.mark.parametrize("name", ["infonce", "nwj", "dv", "mine", "js", "smile", "tuba"])
 def test_every_estimator_takes_groups(name):
     estimator = getattr(estimators, name)()
-    groups, state = Groups(jnp.float32(scores())), estimator.init()
+    groups, state = SubBatches(jnp.float32(scores())), estimator.init()
     value, new_state = jax.eval_shape(estimator.objective, groups, state)
     assert value.shape == ()
     assert all(jax.eval_shape(read, groups).shape == () for read in estimator.read_out.values())
@@ -106,21 +106,21 @@ def test_every_estimator_takes_groups(name):
 
 
 def test_js_reads_log_ratios():
-    s = Groups(jnp.float32(scores()))
-    read, expected = jax.jit(lambda s: (estimators.js().read_out["js"](s), bounds.nwj(Groups(s.scores + 1.0))))(s)
+    s = SubBatches(jnp.float32(scores()))
+    read, expected = jax.jit(lambda s: (estimators.js().read_out["js"](s), bounds.nwj(SubBatches(s.scores + 1.0))))(s)
     np.testing.assert_allclose(read, expected, rtol=1e-6)
 
 
 def test_groups_are_batched_by_vmap():
     many, dv = draw_normal(5, GROUPS, SIZE, SIZE), jax.jit(bounds.dv)
-    expected = [dv(Groups(s)) for s in many]
-    np.testing.assert_allclose(jax.jit(jax.vmap(bounds.dv))(Groups(many)), expected, rtol=1e-5)
+    expected = [dv(SubBatches(s)) for s in many]
+    np.testing.assert_allclose(jax.jit(jax.vmap(bounds.dv))(SubBatches(many)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4), (0, 3, 3), (2, 1, 1), (2, 2, 3, 3)])
 def test_what_is_no_stack_of_square_matrices_is_refused(shape):
-    with pytest.raises(ValueError, match=r"scores of Groups must be square matrices"):
-        bounds.infonce(Groups(jnp.zeros(shape)))
+    with pytest.raises(ValueError, match=r"scores of SubBatches must be square matrices"):
+        bounds.infonce(SubBatches(jnp.zeros(shape)))
 
 
 def test_a_stack_that_is_not_called_groups_is_refused():
@@ -130,11 +130,11 @@ def test_a_stack_that_is_not_called_groups_is_refused():
 
 def test_a_baseline_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"log_baseline must have one entry per row of scores, shape \(3, 4\)"):
-        bounds.tuba(Groups(jnp.float32(scores())), jnp.zeros(GROUPS * SIZE))
+        bounds.tuba(SubBatches(jnp.float32(scores())), jnp.zeros(GROUPS * SIZE))
 
 
 def test_rows_beyond_the_last_full_group_are_left_out():
     rows = jnp.arange(22).reshape(11, 2)
-    found = groups.cut(rows, 4)
+    found = sub_batches.drop_remainder(rows, 4)
     assert found.shape == (2, 4, 2)
     np.testing.assert_array_equal(found.reshape(8, 2), rows[:8])

@@ -1,4 +1,4 @@
-"""Blocks: the scores of all pairs of a batch without their matrix, made a block of rows at a time when they are needed."""
+"""Lazy scores: those of all pairs of a batch without their matrix, made a block of rows at a time when they are needed."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
-class Blocks(NamedTuple):
+class LazyScores(NamedTuple):
     """A score matrix that is never held: each bound scores the rows of x block by block, and so does its gradient.
 
     Memory grows with the rows times the size of a block, of a critic's hidden layers too, and not with the square of the
-    rows; a gradient costs a forward pass more. `blocks.of` makes one; `models.discriminative(critic, estimator, block=…)`
+    rows; a gradient costs a forward pass more. `lazy_scores.make` makes one; `models.discriminative(..., row_block=…)`
     trains on them.
 
     Attributes:
@@ -22,9 +22,9 @@ class Blocks(NamedTuple):
 
     Example:
       >>> import jax, jax.numpy as jnp, mi_jax
-      >>> from mi_jax import blocks
+      >>> from mi_jax import lazy_scores
       >>> x = jax.random.normal(jax.random.key(0), (5, 3))
-      >>> scores = blocks.of(lambda x, y: x @ y.T, x, x, size=2)
+      >>> scores = lazy_scores.make(lambda x, y: x @ y.T, x, x, row_block=2)
       >>> scores.shape
       (5, 5)
       >>> bool(jnp.allclose(mi_jax.smile(scores), mi_jax.smile(x @ x.T), rtol=1e-5))
@@ -54,94 +54,96 @@ class Blocks(NamedTuple):
         """
         n, size = self.shape[0], len(jax.tree.leaves(self.x)[0][0])
 
-        def one(block: tuple[Any, Array, tuple[Array, ...]]) -> Any:
+        def score_block(block: tuple[Any, Array, tuple[Array, ...]]) -> Any:
             x, numbers, values = block
-            return function(self.pair(x, self.y).astype(self.dtype), joint(numbers, n), *values)
+            return function(self.pair(x, self.y).astype(self.dtype), mark_joint(numbers, n), *values)
 
-        found = jax.lax.map(jax.checkpoint(one), (self.x, numbered(n, size), cut(per_row, size)))
-        return joined(found, n)
+        blocks = self.x, number_rows(n, size), pad_to_blocks(per_row, size)
+        return drop_padding(jax.lax.map(jax.checkpoint(score_block), blocks), n)
 
     def diagonal(self) -> Float[Array, " n"]:
         """The scores of the joint pairs, n evaluations."""
         size = len(jax.tree.leaves(self.x)[0][0])
 
-        def one(x: Any, y: Any) -> Float[Array, ""]:
-            alone = lambda codes: jax.tree.map(lambda leaf: leaf[None], codes)  # noqa: E731
-            return self.pair(alone(x), alone(y))[0, 0].astype(self.dtype)
+        def score_pair(x: Any, y: Any) -> Float[Array, ""]:
+            as_rows = lambda codes: jax.tree.map(lambda leaf: leaf[None], codes)  # noqa: E731
+            return self.pair(as_rows(x), as_rows(y))[0, 0].astype(self.dtype)
 
-        found = jax.lax.map(jax.checkpoint(lambda block: jax.vmap(one)(*block)), (self.x, cut(self.y, size)))
-        return joined(found, self.shape[0])
+        blocks = self.x, pad_to_blocks(self.y, size)
+        scores = jax.lax.map(jax.checkpoint(lambda block: jax.vmap(score_pair)(*block)), blocks)
+        return drop_padding(scores, self.shape[0])
 
 
-def of(
+def make(
     pair: Callable[[Any, Any], Float[Array, "k n"]],
     x: PyTree[Float[Array, "n ..."]],
     y: PyTree[Float[Array, "n ..."]],
-    size: int,
-) -> Blocks:
-    """The scores of all pairs of paired rows, in blocks.
+    row_block: int,
+) -> LazyScores:
+    """The scores of all pairs of paired rows, made when they are needed.
 
     Args:
-      pair: `(x, y) -> (k, n)` scores of some rows of x against all of y; a `jax.tree_util.Partial` where there are
-        parameters that gradients are wanted of.
+      pair: `(x, y) -> (k, n)` scores of some rows of x against all of y; a `jax.tree_util.Partial` if gradients of its
+        parameters are wanted.
       x: (n, *x_shape) rows, or a critic's codes of them.
       y: (n, *y_shape) their partners, likewise.
-      size: rows of x that are scored at once.
+      row_block: rows of x that are scored at once.
 
     Returns:
-      `Blocks`, which the bounds and estimators take in the place of a score matrix.
+      `LazyScores`, which bounds and estimators take in the place of a score matrix.
 
     Raises:
-      TypeError: if `pair` is no function, or `size` no integer.
-      ValueError: if there are not as many rows of x as of y, at least 2, `size` is below 1, or `pair` does not give
+      TypeError: if `pair` is no function, or `row_block` no integer.
+      ValueError: if there are not as many rows of x as of y, at least 2, `row_block` is below 1, or `pair` does not give
         floating scores (k, n).
 
     Example:
       >>> import jax.numpy as jnp, mi_jax
-      >>> from mi_jax import blocks
-      >>> scores = blocks.of(lambda x, y: 3.0 * (x[:, None] == y), jnp.arange(4.0), jnp.arange(4.0), size=3)
+      >>> from mi_jax import lazy_scores
+      >>> scores = lazy_scores.make(lambda x, y: 3.0 * (x[:, None] == y), jnp.arange(4.0), jnp.arange(4.0), row_block=3)
       >>> print(f"{mi_jax.infonce(scores):.4f}")
       1.2471
     """
     if not callable(pair):
         raise TypeError(f"pair must be a function of rows of x and of y, got {type(pair).__name__}")
-    if not hasattr(size, "__index__"):
-        raise TypeError(f"size must be an integer, got {type(size).__name__}")
+    if not hasattr(row_block, "__index__"):
+        raise TypeError(f"row_block must be an integer, got {type(row_block).__name__}")
     rows = {len(leaf) for leaf in jax.tree.leaves((x, y))}
     if len(rows) != 1 or min(rows) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {sorted(rows)}")
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+    if row_block < 1:
+        raise ValueError(f"row_block must be at least 1, got {row_block}")
     partial = pair if isinstance(pair, jax.tree_util.Partial) else jax.tree_util.Partial(pair)
-    made = Blocks(partial, cut(x, min(size, *rows)), y)
-    found, wanted = jax.eval_shape(partial, jax.tree.map(lambda leaf: leaf[0], made.x), y), (min(size, *rows), *rows)
-    if found.shape != wanted or not jnp.issubdtype(found.dtype, jnp.floating):
-        raise ValueError(f"pair must give floating scores of shape {wanted}, got {found.dtype} of {found.shape}")
-    return made
+    size = min(row_block, *rows)
+    lazy = LazyScores(partial, pad_to_blocks(x, size), y)
+    scores, expected = jax.eval_shape(partial, jax.tree.map(lambda leaf: leaf[0], lazy.x), y), (size, *rows)
+    if scores.shape != expected or not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise ValueError(f"pair must give floating scores of shape {expected}, got {scores.dtype} of {scores.shape}")
+    return lazy
 
 
-def cut(rows: PyTree[Float[Array, "n ..."]], size: int) -> PyTree[Float[Array, "b k ..."]]:
+def pad_to_blocks(rows: PyTree[Float[Array, "n ..."]], size: int) -> PyTree[Float[Array, "b k ..."]]:
     """Rows in blocks of `size`, the last padded with copies of the last row."""
 
-    def one(leaf: Array) -> Array:
+    def pad(leaf: Array) -> Array:
         number = -(-len(leaf) // size)
         padding = [(0, number * size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)
         return jnp.pad(leaf, padding, mode="edge").reshape(number, size, *leaf.shape[1:])
 
-    return jax.tree.map(one, rows)
+    return jax.tree.map(pad, rows)
 
 
-def joined(found: PyTree[Float[Array, "b k ..."]], n: int) -> PyTree[Float[Array, "n ..."]]:
-    """What was found of each row, the padding dropped: undoes `cut`."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], found)
+def drop_padding(blocks: PyTree[Float[Array, "b k ..."]], n: int) -> PyTree[Float[Array, "n ..."]]:
+    """Undoes `pad_to_blocks`: n rows, without the padding."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], blocks)
 
 
-def numbered(n: int, size: int) -> Int[Array, "b k"]:
-    """The numbers of the rows of each block; those of the padding are n and more."""
+def number_rows(n: int, size: int) -> Int[Array, "b k"]:
+    """The numbers of the rows of each block; the padding has the numbers from n on."""
     number = -(-n // size)
     return jnp.arange(number * size).reshape(number, size)
 
 
-def joint(numbers: Int[Array, " k"], n: int) -> Bool[Array, "k n"]:
+def mark_joint(numbers: Int[Array, " k"], n: int) -> Bool[Array, "k n"]:
     """Which pairs of a block are joint ones."""
     return numbers[:, None] == jnp.arange(n)
