@@ -2,27 +2,93 @@
 
 Pure functions from score matrices to nats, networks that produce the scores, and a trainer that runs one seed or a thousand.
 `scores[i, j] = T(x_i, y_j)`: joint pairs stand on the diagonal, product-of-marginals pairs off it.
+
+`import mi_jax` imports nothing else, not even JAX. Each name below imports its module when it is first used (PEP 562), so
+that the command line can refuse a file without waiting for JAX.
 """
 
-from mi_jax import (
-    blocks,
-    bounds,
-    consistency,
-    datasets,
-    estimators,
-    evaluation,
-    models,
-    networks,
-    projections,
-    tasks,
-    theory,
-    training,
-)
-from mi_jax.blocks import Blocks
-from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
-from mi_jax.consistency import self_consistency
-from mi_jax.estimation import Estimate, estimate
-from mi_jax.groups import Groups
+from typing import TYPE_CHECKING
+
+# Type checkers and editors read these imports; at run time `__getattr__` makes them. A test compares the two lists.
+if TYPE_CHECKING:
+    from mi_jax import (
+        blocks,
+        bounds,
+        consistency,
+        datasets,
+        estimators,
+        evaluation,
+        models,
+        networks,
+        projections,
+        tasks,
+        theory,
+        training,
+    )
+
+    # Not in `__all__`, but `import mi_jax` gives them too.
+    from mi_jax import cross_fitting as cross_fitting
+    from mi_jax import diagnostics as diagnostics
+    from mi_jax import estimation as estimation
+    from mi_jax import groups as groups
+    from mi_jax import preprocessing as preprocessing
+    from mi_jax.blocks import Blocks
+    from mi_jax.bounds import dv, infonce, interpolated, logistic_objective, nwj, smile, tuba
+    from mi_jax.consistency import self_consistency
+    from mi_jax.estimation import Estimate, estimate
+    from mi_jax.groups import Groups
+else:
+    _MODULES = (
+        "blocks",
+        "bounds",
+        "consistency",
+        "cross_fitting",
+        "datasets",
+        "diagnostics",
+        "estimation",
+        "estimators",
+        "evaluation",
+        "groups",
+        "models",
+        "networks",
+        "preprocessing",
+        "projections",
+        "tasks",
+        "theory",
+        "training",
+    )
+    # Each name and the module that holds it.
+    _NAMES = {
+        "Blocks": "blocks",
+        "Estimate": "estimation",
+        "Groups": "groups",
+        "dv": "bounds",
+        "estimate": "estimation",
+        "infonce": "bounds",
+        "interpolated": "bounds",
+        "logistic_objective": "bounds",
+        "nwj": "bounds",
+        "self_consistency": "consistency",
+        "smile": "bounds",
+        "tuba": "bounds",
+    }
+
+    def __getattr__(name):
+        """Import a module, or the module that holds a name, when it is first asked for."""
+        import importlib
+
+        if name in _MODULES:
+            return importlib.import_module(f"mi_jax.{name}")
+        if name in _NAMES:
+            value = getattr(importlib.import_module(f"mi_jax.{_NAMES[name]}"), name)
+            globals()[name] = value  # so that Python asks only once
+            return value
+        raise AttributeError(f"module 'mi_jax' has no attribute {name!r}")
+
+    def __dir__():
+        """All names, whether they are imported already or not."""
+        return sorted({*globals(), *_MODULES, *_NAMES})
+
 
 __version__ = "0.1.0"
 

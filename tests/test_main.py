@@ -1,4 +1,3 @@
-import subprocess
 import sys
 import time
 
@@ -41,9 +40,3 @@ def test_seconds_since_the_start_go_on():
 def test_seconds_where_the_system_does_not_tell(monkeypatch, tmp_path):
     monkeypatch.setattr(main_module, "Path", lambda _: tmp_path / "missing")
     assert main_module.seconds_since_start() == pytest.approx(time.process_time(), abs=0.5)
-
-
-def test_the_library_imports_nothing_of_the_command_line():
-    code = "import sys, mi_jax; print(sorted({'click', 'pyarrow', 'tabulate', 'tqdm', 'matplotlib'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
