@@ -80,9 +80,7 @@ else:
         if name in _MODULES:
             return importlib.import_module(f"mi_jax.{name}")
         if name in _NAMES:
-            value = getattr(importlib.import_module(f"mi_jax.{_NAMES[name]}"), name)
-            globals()[name] = value  # so that Python asks only once
-            return value
+            return getattr(importlib.import_module(f"mi_jax.{_NAMES[name]}"), name)
         raise AttributeError(f"module 'mi_jax' has no attribute {name!r}")
 
     def __dir__():

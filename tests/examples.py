@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from mi_jax import networks, preprocessing, tables
+from mi_jax import networks, preprocessing
+from mi_jax.cli.files import Samples
 from mi_jax.consistency import Measured, SelfConsistency, compare
 from mi_jax.cross_fitting import Recipe, Seconds
 from mi_jax.diagnostics import Diagnostics
@@ -13,7 +14,7 @@ from mi_jax.estimation import Estimate, Independence
 
 def samples():
     x = np.random.default_rng(0).normal(size=(40, 2))
-    return tables.Samples(x, x[:, :1] ** 2, ("a", "b"), ("c",), dropped=3)
+    return Samples(x, x[:, :1] ** 2, ("a", "b"), ("c",), dropped=3)
 
 
 def diagnostics(**changes):

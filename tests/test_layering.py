@@ -45,8 +45,10 @@ LAYERS = [
     "estimation",
     "consistency",
     "",  # mi_jax itself
-    "tables",
-    "reports",
+    "cli.files",
+    "cli.output",
+    "cli.options",
+    "cli.commands",
     "cli",
     "__main__",
 ]

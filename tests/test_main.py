@@ -3,29 +3,24 @@ import time
 
 import pytest
 
-import mi_jax
 from mi_jax import __main__ as main_module
 
 
-def test_what_to_install_is_said_in_one_line(monkeypatch, capsys):
-    for name in main_module.NEEDS:
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, name, None)
-            for module in ("cli", "reports"):
-                patch.delitem(sys.modules, f"mi_jax.{module}", raising=False)
-                patch.delattr(mi_jax, module, raising=False)
-            with pytest.raises(SystemExit) as end:
-                main_module.main()
-        assert end.value.code == 2
-        assert capsys.readouterr() == ("", f"error: the mi-jax command needs {name}: pip install 'mi-jax[cli]'\n")
+@pytest.mark.parametrize("name", main_module.PACKAGES)
+def test_what_to_install_is_said_in_one_line(monkeypatch, capsys, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit) as end:
+        main_module.main()
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", f"error: the mi-jax command needs {name}: pip install 'mi-jax[cli]'\n")
 
 
 def test_what_else_cannot_be_imported_is_a_bug(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mi_jax.tables", None)
-    for module in ("cli", "reports", "tables"):
-        monkeypatch.delattr(mi_jax, module, raising=False)
-        if module != "tables":
-            monkeypatch.delitem(sys.modules, f"mi_jax.{module}", raising=False)
+    for module in ("commands", "files"):
+        monkeypatch.delitem(sys.modules, f"mi_jax.cli.{module}", raising=False)
+    monkeypatch.delattr("mi_jax.cli.commands", raising=False)
+    monkeypatch.delattr("mi_jax.cli.files", raising=False)
+    monkeypatch.setitem(sys.modules, "mi_jax.cli.files", None)
     with pytest.raises(ImportError):
         main_module.main()
 

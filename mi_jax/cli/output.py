@@ -11,10 +11,10 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
+from mi_jax.cli.files import Samples, list_names
 from mi_jax.consistency import SelfConsistency
 from mi_jax.cross_fitting import EVERY
 from mi_jax.estimation import Estimate
-from mi_jax.tables import Samples, listed
 from mi_jax.training.seeds import Report
 
 # Without tqdm's steps a second, which would count the compilation.
@@ -73,18 +73,18 @@ class Progress:
         print(f"{self.what}: {text}", file=self.file, flush=True)
 
 
-def of_samples(samples: Samples) -> str:
+def format_samples(samples: Samples) -> str:
     """What was read, in a line.
 
     Example:
       >>> import numpy as np
-      >>> from mi_jax import reports, tables
-      >>> reports.of_samples(tables.Samples(np.zeros((9, 2)), np.zeros(9), ("a", "b"), ("c",), dropped=1))
+      >>> from mi_jax.cli import files, output
+      >>> output.format_samples(files.Samples(np.zeros((9, 2)), np.zeros(9), ("a", "b"), ("c",), dropped=1))
       '9 rows (1 with a missing entry left out); x: a, b; y: c'
     """
     dropped = f" ({samples.dropped:,} with a missing entry left out)" if samples.dropped else ""
     parts = (
-        f"{name}: {listed(names)}{_shape(rows, names)}"
+        f"{name}: {list_names(names)}{_shape(rows, names)}"
         for name, rows, names in (("x", samples.x, samples.x_names), ("y", samples.y, samples.y_names))
     )
     return "; ".join([f"{len(samples.x):,} rows{dropped}", *parts])
@@ -95,7 +95,7 @@ def _shape(rows: np.ndarray, names: Sequence[str]) -> str:
     return "" if rows.shape[1:] in ((), (len(names),)) else f" of shape {rows.shape[1:]}"
 
 
-def of_estimate(result: Estimate, samples: Samples, seconds: Mapping[str, float], *, bits: bool = False) -> str:
+def format_estimate(result: Estimate, samples: Samples, seconds: Mapping[str, float], *, bits: bool = False) -> str:
     """A table of what an estimate says, for people, and the warnings in full.
 
     Args:
@@ -114,7 +114,7 @@ def of_estimate(result: Estimate, samples: Samples, seconds: Mapping[str, float]
         ("and not", "what no critic of this kind would find in so many rows"),
         *_of_independence(result),
         ("seeds", f"{len(shown.per_seed)}: {values}"),
-        ("data", of_samples(samples)),
+        ("data", format_samples(samples)),
         ("fit", _of_fit(result)),
         *_of_diagnostics(result),
         ("seconds", ", ".join(f"{value:.1f} {name}" for name, value in seconds.items())),
@@ -168,7 +168,7 @@ def _of_diagnostics(result: Estimate) -> list[tuple[str, str]]:
     return [(name, text) for name, value, text in lines if name not in unless and not math.isnan(value)]
 
 
-def of_consistency(found: SelfConsistency, samples: Samples, seconds: Mapping[str, float]) -> str:
+def format_check(found: SelfConsistency, samples: Samples, seconds: Mapping[str, float]) -> str:
     """The verdicts of the self-consistency tests as a table, each with its estimates below it."""
     rows, estimates = [], []
     for row in found.table():
@@ -179,10 +179,10 @@ def of_consistency(found: SelfConsistency, samples: Samples, seconds: Mapping[st
         estimates.append(f"{name}: " + ", ".join(f"{what} = {value:.3f} nats" for what, value in row.items()))
     table = tabulate(rows, ["property", "says", "ratio", "interval", "verdict"], tablefmt="simple", disable_numparse=True)
     spent = ", ".join(f"{value:.1f} {name}" for name, value in seconds.items())
-    return "\n".join([table, "", *estimates, "", f"data: {of_samples(samples)}", f"seconds: {spent}"])
+    return "\n".join([table, "", *estimates, "", f"data: {format_samples(samples)}", f"seconds: {spent}"])
 
 
-def as_json(
+def to_json(
     result: Estimate | SelfConsistency, samples: Samples, seconds: Mapping[str, float], *, bits: bool = False
 ) -> dict[str, Any]:
     """The same for programs, as what `json` writes; null where a number is not finite."""
@@ -222,8 +222,8 @@ def plain(value: Any) -> Any:
 
     Example:
       >>> import numpy as np
-      >>> from mi_jax import reports
-      >>> reports.plain({"per_seed": np.array([0.5, np.nan])})
+      >>> from mi_jax.cli import output
+      >>> output.plain({"per_seed": np.array([0.5, np.nan])})
       {'per_seed': [0.5, None]}
     """
     if isinstance(value, Mapping):

@@ -1,4 +1,3 @@
-import inspect
 import json
 import pickle
 import re
@@ -15,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 import mi_jax
-from mi_jax import cli, consistency, estimation
-from mi_jax.cross_fitting import READ_OUTS
+from mi_jax import consistency, estimation
+from mi_jax.cli import commands, options
 from mi_jax.training.seeds import Report
 from tests import examples
 
@@ -25,7 +24,7 @@ from tests import examples
 def run(tmp_path, monkeypatch):
     """The command in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(cli.commands, [str(argument) for argument in arguments])
+    return lambda *arguments: CliRunner().invoke(commands.program, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_options_reach_estimate(run, calls, files):
         "permutations": 19,
         "confidence": 0.9,
     }
-    assert set(given) == set(cli.OPTIONS)
+    assert set(given) == set(options.OPTIONS)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     assert run("estimate", "data.npz", "--seed", "7", *flags).exit_code == 0
     assert (
@@ -119,18 +118,17 @@ def test_options_reach_estimate(run, calls, files):
         ).exit_code
         == 0
     )
-    for options, extra in zip((call[-1] for call in calls), ({}, {"tolerance": 0.2}), strict=True):
-        assert jax.random.key_data(options.pop("key")).tolist() == jax.random.key_data(jax.random.key(7)).tolist()
-        options.pop("on_chunk")
-        assert {"permutations": 19} | options == given | extra
+    for (_, _, passed), extra in zip(calls, ({}, {"tolerance": 0.2}), strict=True):
+        assert jax.random.key_data(passed.pop("key")).tolist() == jax.random.key_data(jax.random.key(7)).tolist()
+        passed.pop("on_chunk")
+        assert {"permutations": 19} | passed == given | extra
 
 
-def test_defaults_are_those_of_estimate(run, calls, files):
-    defaults = inspect.signature(mi_jax.estimate).parameters
+def test_without_options_estimate_gets_its_own_defaults(run, calls, files):
     assert run("estimate", "data.npz").exit_code == 0
-    options = calls[0][-1]
-    assert all(options[name] == defaults[name].default for name in cli.OPTIONS)
-    assert jax.random.key_data(options["key"]).tolist() == jax.random.key_data(jax.random.key(0)).tolist()
+    passed = calls[0][-1]
+    assert all(passed[name] == option.default for name, option in options.OPTIONS.items())
+    assert jax.random.key_data(passed["key"]).tolist() == jax.random.key_data(jax.random.key(0)).tolist()
 
 
 def test_json_is_all_there_is_on_stdout(run, calls, files):
@@ -161,7 +159,7 @@ def test_list_names_everything_with_a_line(run):
     found = run("list")
     assert found.exit_code == 0
     lines = [line.split(maxsplit=1) for line in found.stdout.splitlines() if line.startswith("  ")]
-    assert {name for name, _ in lines} == {*READ_OUTS, *estimation.CRITICS, *cli.TRANSFORMS}
+    assert {name for name, _ in lines} == {*options.ESTIMATORS, *options.CRITICS, *options.TRANSFORMS}
     assert all(len(text) > 5 for _, text in lines)
 
 
@@ -244,9 +242,10 @@ def test_compiled_programs_are_found_again_in_the_folder(tmp_path):
     code = (
         "import sys, jax, jax.numpy as jnp, mi_jax\n"
         "from click.testing import CliRunner\n"
-        "from mi_jax import cli, estimation\n"
+        "from mi_jax import estimation\n"
+        "from mi_jax.cli import commands\n"
         "estimation.estimate = lambda *_, **options: print(jax.jit(lambda a: 3 * a + 1)(2.0))\n"
-        "CliRunner().invoke(cli.commands, sys.argv[1:])\n"
+        "CliRunner().invoke(commands.program, sys.argv[1:])\n"
     )
     np.savez(tmp_path / "d.npz", x=np.zeros((4, 1)), y=np.zeros((4, 1)))
     kept = []
@@ -266,7 +265,7 @@ def test_a_folder_for_programs_that_cannot_be_is_refused(run, files, tmp_path, w
 
 
 def test_every_option_has_a_help_line():
-    for command in cli.commands.commands.values():
+    for command in commands.program.commands.values():
         assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))
 
 
@@ -350,7 +349,10 @@ BAD = [
     (["twice.csv"], "--x: twice.csv has 2 columns called 'x'"),
     (["hole.csv"], "hole.csv: row 2 (the first is 1) has an empty or NaN entry in y"),
     (["hole.parquet"], "hole.parquet: row 2 (the first is 1) has an empty or NaN entry in x"),
-    (["ragged.csv"], "ragged.csv: damaged, or not what can be read (CSV parse error: Row #3: Expected 2 columns, got 3"),
+    (
+        ["ragged.csv"],
+        "ragged.csv: damaged, or in a form that cannot be read (CSV parse error: Row #3: Expected 2 columns, got 3",
+    ),
     (["header.csv"], "header.csv: holds the header and no rows"),
     (["nan.npz"], "has an empty or NaN entry in x"),
     (["inf.npz"], "inf.npz: x must be finite"),
@@ -469,3 +471,55 @@ def test_end_to_end_by_default(tmp_path):
     rows = np.hstack([x, 0.8 * x + 0.6 * rng.normal(size=x.shape)])
     told = run_in_a_process(tmp_path, rows, ["--seeds", "2", "--steps", "100"])
     assert told["mi"] == pytest.approx(-0.5 * np.log(0.36), abs=0.15)  # I of normals with correlation 0.8
+
+
+# What takes long to import, and the modules of ours that import it.
+SLOW_IMPORTS = {"jax", "jaxlib", "flax", "optax", "scipy", "jaxtyping", "matplotlib", "tqdm", "tabulate"}
+SLOW_IMPORTS |= {"mi_jax._checks", "mi_jax.estimation", "mi_jax.consistency", "mi_jax.cli.output"}
+REFUSED_AT_ONCE = [
+    "estimate missing.csv",
+    "estimate truncated.npz --plot out.png",
+    "estimate data.csv --x a --y z",
+    "estimate text.csv",
+    "estimate text.parquet",
+    "estimate hole.parquet",
+    "estimate x.npy short.npy",
+    "estimate data.csv --x a --y b --bach 3",
+    "estimate data.csv --x a --y b --estimator ksg",
+    "estimate data.csv --x a --y b --critic deep",
+    "estimate data.csv --x a --y b --plot missing/out.png",
+    "estimate data.csv --x a --y b --compilation-cache x.npy",
+    "check missing.csv",
+    "check data.csv --x a --y b --transform log",
+    "lst",
+]
+
+
+def test_bad_input_is_refused_without_importing_jax(bad_files, tmp_path):
+    """One process refuses them all, because modules stay imported."""
+    script = (
+        "import json, sys\n"
+        "from click.testing import CliRunner\n"
+        "from mi_jax.cli import commands\n"
+        "for line in json.loads(sys.argv[1]):\n"
+        "    result = CliRunner().invoke(commands.program, line.split())\n"
+        "    assert (result.exit_code, result.stderr.count('\\n')) == (2, 1), (line, result)\n"
+        "    assert not set(json.loads(sys.argv[2])) & set(sys.modules), line\n"
+        "assert CliRunner().invoke(commands.program, ['list']).exit_code == 0\n"
+        "assert CliRunner().invoke(commands.program, ['estimate', '--help']).exit_code == 0\n"
+        "assert not set(json.loads(sys.argv[2])) & set(sys.modules)\n"
+    )
+    arguments = json.dumps(REFUSED_AT_ONCE), json.dumps(sorted(SLOW_IMPORTS))
+    done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_itself_refuses_a_file_without_importing_jax(tmp_path):
+    """As a user starts it; and a file with arrays is refused without Arrow."""
+    command = [sys.executable, "-X", "importtime", "-m", "mi_jax", "estimate", "missing.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: missing.npz: no such file\n" in done.stderr
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "mi_jax.cli.files" in modules
+    assert not {*SLOW_IMPORTS, "pyarrow"} & modules

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from mi_jax import estimation, networks, reports
+from mi_jax import estimation, networks
+from mi_jax.cli import output
 from mi_jax.estimation import CRITICS
 from mi_jax.training.seeds import Report
 from tests import examples
@@ -20,7 +21,7 @@ def lines(text):
 
 
 def test_the_table_says_all_that_matters():
-    found = lines(reports.of_estimate(examples.estimate(), examples.samples(), SECONDS))
+    found = lines(output.format_estimate(examples.estimate(), examples.samples(), SECONDS))
     assert found["mutual information"] == "1.200 nats, standard error 0.050"
     assert found["95 % interval"] == "1.090 to 1.340"
     assert "downwards 0.012 more" in found["that covers"]
@@ -40,16 +41,16 @@ def test_the_table_says_all_that_matters():
 
 
 def test_warnings_are_told_in_full():
-    text = reports.of_estimate(examples.estimate(), examples.samples(), SECONDS)
+    text = output.format_estimate(examples.estimate(), examples.samples(), SECONDS)
     assert text.splitlines()[-2:] == [
         "warning, overfitting: there are too few samples",
         "warning, diverged: the training of seed 1 diverged",
     ]
-    assert lines(reports.of_estimate(examples.estimate(warnings={}), examples.samples(), SECONDS))["warnings"] == "none"
+    assert lines(output.format_estimate(examples.estimate(warnings={}), examples.samples(), SECONDS))["warnings"] == "none"
 
 
 def test_bits_are_of_the_estimate_and_not_of_the_diagnostics():
-    found = lines(reports.of_estimate(examples.estimate(), examples.samples(), SECONDS, bits=True))
+    found = lines(output.format_estimate(examples.estimate(), examples.samples(), SECONDS, bits=True))
     assert found["mutual information"] == "1.731 bits, standard error 0.072"  # 1.2 and 0.05 / 0.6931
     assert "downwards 0.017 more" in found["that covers"]
     assert found["train, test"] == "1.250, 1.200 nats"
@@ -59,7 +60,7 @@ def test_infonce_has_a_ceiling_and_no_normaliser():
     result = examples.estimate()
     told = examples.diagnostics(tau=math.nan, clipped_joint=math.nan, clipped_pairs=math.nan, log_normaliser=0.0)
     result = dataclasses.replace(result, recipe=result.recipe._replace(estimator="infonce"), diagnostics=told)
-    found = lines(reports.of_estimate(result, examples.samples(), SECONDS))
+    found = lines(output.format_estimate(result, examples.samples(), SECONDS))
     assert found["ceiling"] == "5.99 nats, which InfoNCE cannot exceed"
     assert not {"tau", "E_Q[r]", "effective pairs"} & set(found)
 
@@ -68,7 +69,7 @@ def test_densities_have_neither_critic_nor_ceiling():
     result = examples.estimate()
     told = examples.diagnostics(tau=math.nan, ceiling=math.nan, read_outs={})
     result = dataclasses.replace(result, recipe=result.recipe._replace(estimator="gm", critic=None), diagnostics=told)
-    found = lines(reports.of_estimate(result, examples.samples(), SECONDS))
+    found = lines(output.format_estimate(result, examples.samples(), SECONDS))
     assert found["fit"] == "gm, densities, batches of 32 pairs, at most 100 steps"
     assert not {"tau", "ceiling", "others"} & set(found)
 
@@ -77,10 +78,10 @@ def test_no_estimate_at_all():
     nothing = (math.nan, math.nan)
     told = examples.diagnostics(log_normaliser=math.inf, train=math.nan)
     result = examples.estimate(mi=math.nan, stderr=math.nan, interval=nothing, allowance=nothing, diagnostics=told)
-    found = lines(reports.of_estimate(result, examples.samples(), SECONDS))
+    found = lines(output.format_estimate(result, examples.samples(), SECONDS))
     assert found["mutual information"] == "nan nats, standard error nan"
     assert "more" not in found["that covers"]
-    plain = strict(reports.as_json(result, examples.samples(), SECONDS))
+    plain = strict(output.to_json(result, examples.samples(), SECONDS))
     assert plain["mi"] is None
     assert plain["interval"] == [None, None]
     assert plain["diagnostics"]["log_normaliser"] is None
@@ -88,9 +89,9 @@ def test_no_estimate_at_all():
 
 def test_independence():
     result = examples.estimate(independence=examples.independence())
-    found = lines(reports.of_estimate(result, examples.samples(), SECONDS))
+    found = lines(output.format_estimate(result, examples.samples(), SECONDS))
     assert found["independence"] == "p = 0.05, of 19 permuted data sets"
-    plain = strict(reports.as_json(result, examples.samples(), SECONDS))
+    plain = strict(output.to_json(result, examples.samples(), SECONDS))
     assert plain["independence"]["p_value"] == 0.05
     assert len(plain["independence"]["statistics"]) == 19
 
@@ -101,7 +102,7 @@ def strict(value):
 
 
 def test_json_holds_what_the_estimate_holds():
-    plain = strict(reports.as_json(examples.estimate(), examples.samples(), SECONDS))
+    plain = strict(output.to_json(examples.estimate(), examples.samples(), SECONDS))
     assert plain["mi"] == 1.2
     assert plain["interval"] == [1.09, 1.34]
     assert plain["allowance"] == [0.012, 0.042]
@@ -125,14 +126,14 @@ def test_json_holds_what_the_estimate_holds():
 
 
 def test_json_in_bits():
-    plain = strict(reports.as_json(examples.estimate(), examples.samples(), SECONDS, bits=True))
+    plain = strict(output.to_json(examples.estimate(), examples.samples(), SECONDS, bits=True))
     assert plain["mi"] == pytest.approx(1.2 / math.log(2))
     assert (plain["unit"], plain["diagnostics"]["unit"]) == ("bits", "nats")
 
 
 def test_consistency_as_table_and_json():
     found = examples.consistency()
-    text = reports.of_consistency(found, examples.samples(), SECONDS).splitlines()
+    text = output.format_check(found, examples.samples(), SECONDS).splitlines()
     assert text[0].split() == ["property", "says", "ratio", "interval", "verdict"]
     assert [line.split("  ")[-1].strip() for line in text[2:6]] == ["passes", "passes", "cannot tell", "fails"]
     assert "additivity: I(copies) = 1.500 nats, I of half of the rows = 1.000 nats" in text
@@ -140,7 +141,7 @@ def test_consistency_as_table_and_json():
         "data: 40 rows (3 with a missing entry left out); x: a, b; y: c",
         "seconds: 1.5 import, 3.0 compile, 7.2 in all",
     ]
-    plain = strict(reports.as_json(found, examples.samples(), SECONDS))
+    plain = strict(output.to_json(found, examples.samples(), SECONDS))
     assert plain["passes"] is False
     assert [each["verdict"] for each in plain["properties"]] == ["passes", "passes", "cannot tell", "fails"]
     assert plain["properties"][2]["interval"] == [None, None]
@@ -153,7 +154,7 @@ def test_consistency_as_table_and_json():
 )
 def test_arrays_are_told_with_their_shapes(shape, text):
     samples = examples.samples()._replace(x=np.zeros(shape), x_names=("k",))
-    assert f"; {text}; " in reports.of_samples(samples)
+    assert f"; {text}; " in output.format_samples(samples)
 
 
 class Terminal(io.StringIO):
@@ -169,13 +170,13 @@ def report(done, steps=40, losses=((0.5, 0.4), (0.3, np.nan))):
 def clock(monkeypatch):
     """The seconds that `Progress` sees."""
     now = [100.0]
-    monkeypatch.setattr(reports.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_a_log_has_plain_lines(clock):
     file = io.StringIO()
-    with reports.Progress("training", file=file) as progress:
+    with output.Progress("training", file=file) as progress:
         assert not file.getvalue()
         progress(report(5))
         clock[0] += 12
@@ -189,7 +190,7 @@ def test_a_log_has_plain_lines(clock):
 
 def test_a_log_of_hours_stays_short(clock):
     file = io.StringIO()
-    with reports.Progress("training", file=file) as progress:
+    with output.Progress("training", file=file) as progress:
         for done in range(1, 36_001):
             clock[0] += 1
             progress(report(done, 36_000))
@@ -198,7 +199,7 @@ def test_a_log_of_hours_stays_short(clock):
 
 def test_data_sets_are_counted(clock):
     file = io.StringIO()
-    with reports.Progress("checking", "estimate", file=file) as progress:
+    with output.Progress("checking", "estimate", file=file) as progress:
         for _ in range(3):
             for done in (5, 10):
                 clock[0] += 100
@@ -209,7 +210,7 @@ def test_data_sets_are_counted(clock):
 
 def test_data_sets_of_one_report_each_are_counted(clock):
     file = io.StringIO()
-    with reports.Progress("training", file=file) as progress:
+    with output.Progress("training", file=file) as progress:
         progress(report(1, 1))
         clock[0] += 100
         progress(report(1, 1))
@@ -218,7 +219,7 @@ def test_data_sets_of_one_report_each_are_counted(clock):
 
 def test_a_terminal_has_a_bar_that_leaves_nothing():
     file = Terminal()
-    with reports.Progress("training", file=file) as progress:
+    with output.Progress("training", file=file) as progress:
         assert "training: compiling" in file.getvalue()
         progress.bar.ncols = 90
         progress(report(20))
@@ -231,7 +232,7 @@ def test_a_terminal_has_a_bar_that_leaves_nothing():
 
 def test_an_error_leaves_no_line():
     file = io.StringIO()
-    with pytest.raises(ValueError, match="bad"), reports.Progress("training", file=file):
+    with pytest.raises(ValueError, match="bad"), output.Progress("training", file=file):
         raise ValueError("bad")
     assert file.getvalue() == ""
 
@@ -240,7 +241,7 @@ def test_every_critic_of_estimate_has_a_name_in_the_table():
     for build in CRITICS.values():
         result = examples.estimate()
         result = dataclasses.replace(result, recipe=result.recipe._replace(critic=build()))
-        assert type(build()).__name__ in reports.of_estimate(result, examples.samples(), SECONDS)
+        assert type(build()).__name__ in output.format_estimate(result, examples.samples(), SECONDS)
 
 
 def test_the_example_can_be_saved(tmp_path):
