@@ -1,4 +1,4 @@
-"""Estimates made by hand, of which the command line tells: what they hold does not matter, that it is told does."""
+"""Estimates made by hand, for tests of what the command line prints. The numbers in them mean nothing."""
 
 import math
 
@@ -18,7 +18,7 @@ def samples():
 
 
 def diagnostics(**changes):
-    told = Diagnostics(
+    figures = Diagnostics(
         train=1.25,
         log_normaliser=math.log(1.02),
         effective_pairs=1_234.0,
@@ -33,7 +33,7 @@ def diagnostics(**changes):
         diverged=(False, True),
         training_error=0.01,
     )
-    return told._replace(**changes)
+    return figures._replace(**changes)
 
 
 def estimate(**changes):
@@ -54,6 +54,19 @@ def estimate(**changes):
         "params": {"weight": np.zeros((2, 3))},
     }
     return Estimate(**values | changes)
+
+
+def no_estimate():
+    """All fits failed."""
+    nothing = (math.nan, math.nan)
+    return estimate(
+        mi=math.nan,
+        stderr=math.nan,
+        interval=nothing,
+        allowance=nothing,
+        diagnostics=diagnostics(log_normaliser=math.inf, train=math.nan),
+        warnings={"no_estimate": "no seed gave a finite estimate"},
+    )
 
 
 def independence():

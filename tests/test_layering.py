@@ -46,8 +46,10 @@ LAYERS = [
     "consistency",
     "",  # mi_jax itself
     "cli.files",
-    "cli.output",
     "cli.options",
+    "cli.verdicts",
+    "cli.progress",
+    "cli.output",
     "cli.commands",
     "cli",
     "__main__",

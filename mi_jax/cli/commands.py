@@ -62,10 +62,10 @@ def program(context: click.Context) -> None:
 
 @program.command(short_help="Estimate the mutual information of x and y.")
 @add_data_options
-@add_estimate_options(*OPTIONS)
-@click.option("--bits", is_flag=True, help="Print the estimate in bits instead of nats. The diagnostics stay in nats.")
+@click.option("--bits", is_flag=True, help="Print the estimate in bits; 1 nat is 1.44 bits. The diagnostics stay in nats.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw training and estimates into this .png or .pdf file.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save the estimate to this file, for mi_jax.estimation.load.")
+@add_estimate_options(*OPTIONS)
 @click.pass_obj
 def estimate(
     started: float | None,
@@ -75,6 +75,7 @@ def estimate(
     drop_missing: bool,
     compilation_cache: Path | None,
     as_json: bool,
+    verbose: bool,
     seed: int,
     bits: bool,
     plot: Path | None,
@@ -99,16 +100,16 @@ def estimate(
         import jax
 
         from mi_jax import estimation
-        from mi_jax.cli import output
+        from mi_jax.cli import output, progress
     _keep_programs(compilation_cache)
-    with _refuse_user_errors(files), output.Progress("training") as progress:
-        result = estimation.estimate(samples.x, samples.y, key=jax.random.key(seed), on_chunk=progress, **options)
+    with _refuse_user_errors(files), progress.Progress("training") as bar:
+        result = estimation.estimate(samples.x, samples.y, key=jax.random.key(seed), on_chunk=bar, **options)
     spent = result.seconds
     seconds = watch.total(compile=spent.compile, train=spent.train, **{"read out": spent.read_out})
     if as_json:
         click.echo(json.dumps(output.to_json(result, samples, seconds, bits=bits), allow_nan=False))
     else:
-        click.echo(output.format_estimate(result, samples, seconds, bits=bits))
+        click.echo(output.format_estimate(result, samples, seconds, bits=bits, verbose=verbose))
     # Written last, so that the user sees the estimate even if the disk is full.
     _write_outputs(result.in_bits() if bits else result, save=save, plot=plot)
 
@@ -128,6 +129,7 @@ def check(
     drop_missing: bool,
     compilation_cache: Path | None,
     as_json: bool,
+    verbose: bool,
     seed: int,
     **options: Any,
 ) -> None:
@@ -144,15 +146,15 @@ def check(
         import jax
 
         from mi_jax import consistency
-        from mi_jax.cli import output
+        from mi_jax.cli import output, progress
     _keep_programs(compilation_cache)
-    with _refuse_user_errors(files), watch("estimates"), output.Progress("checking", "estimate") as progress:
-        result = consistency.self_consistency(samples.x, samples.y, key=jax.random.key(seed), on_chunk=progress, **options)
+    with _refuse_user_errors(files), watch("estimates"), progress.Progress("checking", "estimate") as bar:
+        result = consistency.self_consistency(samples.x, samples.y, key=jax.random.key(seed), on_chunk=bar, **options)
     seconds = watch.total()
     if as_json:
         click.echo(json.dumps(output.to_json(result, samples, seconds), allow_nan=False))
     else:
-        click.echo(output.format_check(result, samples, seconds))
+        click.echo(output.format_check(result, samples, seconds, verbose=verbose))
 
 
 @program.command("list")

@@ -108,6 +108,9 @@ def add_data_options(command: Command) -> Command:
         "file, the name of one array.  [default: x]"
     )
     for decorate in (
+        click.option(
+            "--verbose", is_flag=True, help="Also print how the numbers came about: data, fit, diagnostics, seconds."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object, with null for NaN."),
         click.option(
             "--compilation-cache",

@@ -1,80 +1,137 @@
-"""What the command line tells: progress while it trains, a table to read, and JSON for programs."""
+"""What `mi-jax` prints: the number and the verdict first, then the warnings, then details if asked for; or JSON."""
 
 import math
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
+from mi_jax.cli import verdicts
 from mi_jax.cli.files import Samples, list_names
-from mi_jax.consistency import SelfConsistency
+from mi_jax.consistency import Property, SelfConsistency
 from mi_jax.cross_fitting import EVERY
 from mi_jax.estimation import Estimate
-from mi_jax.training.seeds import Report
 
-# Without tqdm's steps a second, which would count the compilation.
-BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} steps, {elapsed}{postfix}"
-PAUSE = 5.0  # seconds between the first two lines of a log; each pause is half as long again as the last
+# Field of `SelfConsistency` -> the property in words.
+PROPERTIES = {
+    "independence": "shuffled pairs share nothing",
+    "data_processing": "functions of x and y share no more than x and y",
+    "data_processing_stacked": "adding such functions to x and y changes nothing",
+    "additivity": "two independent copies share twice as much as one",
+}
 
 
-class Progress:
-    """Training as it goes on: a bar on a terminal; elsewhere a few plain lines, the longer it takes the rarer.
+def format_estimate(
+    result: Estimate, samples: Samples, seconds: Mapping[str, float], *, bits: bool = False, verbose: bool = False
+) -> str:
+    """An estimate for people: the number and its interval, a verdict, the warnings in full, and details if asked for.
 
-    A context manager, called with each `Report`. Where a report counts fewer steps than the last, the next data set has
-    begun. A log has no line before the first report, so that bad input leaves nothing but the error in it.
+    Args:
+      result: the estimate, in nats.
+      samples: the data.
+      seconds: part -> the seconds that it took.
+      bits: show the estimate in bits. The diagnostics stay in nats.
+      verbose: add the data, the fit, the diagnostics and the seconds.
     """
+    shown = result.in_bits() if bits else result
+    notes = {name: text for name, text in result.warnings.items() if verdicts.is_note(name)}
+    warnings = {name: text for name, text in result.warnings.items() if name not in notes}
+    lines = [_format_number(shown), _judge(shown, len(samples.x), len(warnings)), *_explain_independence(result)]
+    lines += [f"warning, {name}: {text}" for name, text in warnings.items()]
+    lines += [f"note, {name}: {text}" for name, text in notes.items()]
+    if verbose:
+        lines += ["", _format_table([*_describe_estimate(shown), *_describe_run(result, samples, seconds)])]
+    return "\n".join(lines)
 
-    def __init__(self, what: str, part: str = "data set", file: TextIO | None = None) -> None:
-        self.what, self.part = what, part
-        self.file = sys.stderr if file is None else file
-        self.bar: tqdm | None = None
-        self.number, self.done = 0, 0
-        self.start = time.monotonic()
-        self.next_line, self.pause = 0.0, PAUSE
 
-    def __enter__(self) -> "Progress":
-        if self.file.isatty():
-            self.bar = tqdm(desc=f"{self.what}: compiling", bar_format="{desc}", leave=False, file=self.file, disable=False)
-        return self
+def _format_number(shown: Estimate) -> str:
+    if not math.isfinite(shown.mi):
+        return "mutual information of x and y: no estimate"
+    value, low, high = (verdicts.format_value(value, *shown.interval) for value in (shown.mi, *shown.interval))
+    interval = f"{100 * shown.confidence:g} % interval {low} to {high}"
+    return f"mutual information of x and y: {value} {shown.unit} ({interval})"
 
-    def __call__(self, report: Report) -> None:
-        done, steps = report.done * EVERY, report.steps * EVERY
-        self.number += not 0 < self.done < done
-        self.done = done
-        part = "" if self.number == 1 else f" of {self.part} {self.number}"
-        ends = report.nats["validation_loss"][:, -1]
-        seeds = f"{np.isfinite(ends).sum()} of {ends.size} fits still train"
-        if self.bar is not None:
-            self.bar.total, self.bar.n, self.bar.bar_format = steps, done, BAR
-            self.bar.set_description(f"{self.what}{part}", refresh=False)
-            self.bar.set_postfix_str(seeds, refresh=False)
-            self.bar.refresh()
-        elif self._elapsed() >= self.next_line:
-            self._print(f"step {done:,} of at most {steps:,}{part}, {seeds}, {self._elapsed():.0f} s")
-            self.next_line, self.pause = self._elapsed() + self.pause, 1.5 * self.pause
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        elif kind is None:
-            self._print(f"done, {self._elapsed():.0f} s")
+def _judge(shown: Estimate, num_rows: int, num_warnings: int) -> str:
+    test = shown.independence
+    dependent = None if test is None else verdicts.decide_dependence(test.p_value, test.statistics.size, shown.confidence)
+    return verdicts.judge_estimate(
+        shown.mi, shown.interval, unit=shown.unit, num_rows=num_rows, num_warnings=num_warnings, dependent=dependent
+    )
 
-    def _elapsed(self) -> float:
-        return time.monotonic() - self.start
 
-    def _print(self, text: str) -> None:
-        print(f"{self.what}: {text}", file=self.file, flush=True)
+def _explain_independence(result: Estimate) -> list[str]:
+    if result.independence is None:
+        return []
+    p_value, statistics = result.independence
+    return [verdicts.explain_permutations(p_value, statistics.size, result.confidence)]
+
+
+def _format_table(rows: Sequence[tuple[str, str]]) -> str:
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _describe_estimate(shown: Estimate) -> list[tuple[str, str]]:
+    """What the interval covers, what it does not, and the estimates of the single fits, in the unit of the estimate."""
+    down, up = shown.allowance
+    covered = "the choice of test rows, the splits, the random starts and the training"
+    if down > 0:
+        covered += f"; {down:.3f} further down, for what clipping may have added"
+    if up > 0:
+        covered += f"; {up:.3f} further up, for the gap between training and test rows and for E_Q[r] other than 1"
+    return [
+        ("standard error", f"{shown.stderr:.3f} {shown.unit}"),
+        ("interval covers", covered),
+        ("does not cover", "dependence that this critic cannot learn from so many rows, so the true value may be higher"),
+        ("single fits", f"{len(shown.per_seed)}: {', '.join(f'{value:.3f}' for value in shown.per_seed)} {shown.unit}"),
+    ]
+
+
+def _describe_run(result: Estimate, samples: Samples, seconds: Mapping[str, float]) -> list[tuple[str, str]]:
+    return [
+        ("data", format_samples(samples)),
+        ("fit", _describe_fit(result)),
+        *_describe_diagnostics(result),
+        ("seconds", _format_seconds(seconds)),
+    ]
+
+
+def _describe_fit(result: Estimate) -> str:
+    recipe = result.recipe
+    critic = "densities" if recipe.critic is None else type(recipe.critic).__name__
+    against = "" if recipe.critic is None else f", each x against {recipe.group - 1} other y"
+    steps = f"at most {recipe.rounds * EVERY:,} steps"
+    return f"{recipe.estimator}, {critic}, batches of {recipe.batch} pairs{against}, {steps}"
+
+
+def _describe_diagnostics(result: Estimate) -> list[tuple[str, str]]:
+    """The diagnostics that mean something for this estimator, in nats."""
+    figures = result.diagnostics
+    others = ", ".join(f"{value:.3f} {name}" for name, value in figures.read_outs.items())
+    clipped = f"clips {figures.clipped_joint:.1%} of the true pairs and {figures.clipped_pairs:.2%} of the shuffled ones"
+    best, last = (", ".join(map(str, steps)) for steps in (figures.best_step, figures.last_step))
+    # Each line has the number without which it is left out.
+    lines = [
+        ("ceiling", figures.ceiling, f"InfoNCE cannot exceed {figures.ceiling:.2f} nats"),
+        ("tau", figures.tau, f"{figures.tau:.3g}: {clipped}"),
+        ("E_Q[r]", figures.log_normaliser, f"{math.exp(min(figures.log_normaliser, 99.0)):.3g}, should be 1"),
+        (
+            "effective pairs",
+            figures.effective_pairs,
+            f"{figures.effective_pairs:,.0f} of the {figures.pairs:,.0f} pairs that a fit scores",
+        ),
+        ("training rows", figures.train, f"{figures.train:.3f} nats, where test rows give {result.mi:.3f}"),
+        ("other read-outs", 0.0 if others else math.nan, f"{others}, in nats, from the same critic"),
+        ("best steps", 0.0, f"{best} of the {last} steps that the fits made"),
+    ]
+    # The ceiling limits InfoNCE alone, and InfoNCE does not use E_Q[r].
+    left_out = {"E_Q[r]", "effective pairs"} if result.recipe.estimator in ("infonce", "cpc") else {"ceiling"}
+    return [(name, text) for name, value, text in lines if name not in left_out and not math.isnan(value)]
 
 
 def format_samples(samples: Samples) -> str:
-    """What was read, in a line.
+    """What was read, in one line.
 
     Example:
       >>> import numpy as np
@@ -84,115 +141,72 @@ def format_samples(samples: Samples) -> str:
     """
     dropped = f" ({samples.dropped:,} with a missing entry left out)" if samples.dropped else ""
     parts = (
-        f"{name}: {list_names(names)}{_shape(rows, names)}"
+        f"{name}: {list_names(names)}{_describe_shape(rows, names)}"
         for name, rows, names in (("x", samples.x, samples.x_names), ("y", samples.y, samples.y_names))
     )
     return "; ".join([f"{len(samples.x):,} rows{dropped}", *parts])
 
 
-def _shape(rows: np.ndarray, names: Sequence[str]) -> str:
-    """Of an array the shape of its rows, of a table's columns nothing."""
+def _describe_shape(rows: np.ndarray, names: Sequence[str]) -> str:
+    """The shape of an array's rows; nothing for columns of a table, whose names say it."""
     return "" if rows.shape[1:] in ((), (len(names),)) else f" of shape {rows.shape[1:]}"
 
 
-def format_estimate(result: Estimate, samples: Samples, seconds: Mapping[str, float], *, bits: bool = False) -> str:
-    """A table of what an estimate says, for people, and the warnings in full.
+def _format_seconds(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:.1f} {name}" for name, value in seconds.items())
+
+
+def format_check(result: SelfConsistency, samples: Samples, seconds: Mapping[str, float], *, verbose: bool = False) -> str:
+    """The self-consistency tests for people: a verdict, a table of the tests, and details if asked for.
 
     Args:
-      result: the estimate, in nats.
-      samples: what it is of.
-      seconds: name -> where the time went.
-      bits: whether to tell the estimate in bits; the diagnostics are in nats.
+      result: the tests.
+      samples: the data.
+      seconds: part -> the seconds that it took.
+      verbose: add the formulas with their estimates, the data and the seconds.
     """
-    shown = result.in_bits() if bits else result
-    low, high = shown.interval
-    values = ", ".join(f"{value:.3f}" for value in shown.per_seed)
-    lines = [
-        ("mutual information", f"{shown.mi:.3f} {shown.unit}, standard error {shown.stderr:.3f}"),
-        (f"{shown.confidence * 100:g} % interval", f"{low:.3f} to {high:.3f}"),
-        ("that covers", _covers(shown)),
-        ("and not", "what no critic of this kind would find in so many rows"),
-        *_of_independence(result),
-        ("seeds", f"{len(shown.per_seed)}: {values}"),
-        ("data", format_samples(samples)),
-        ("fit", _of_fit(result)),
-        *_of_diagnostics(result),
-        ("seconds", ", ".join(f"{value:.1f} {name}" for name, value in seconds.items())),
-        ("warnings", "none" if not result.warnings else f"{len(result.warnings)}"),
+    rows = [
+        (found.verdict, PROPERTIES[field], _format_ratio(found.ratio), _format_range(found.interval), _format_target(found))
+        for field, found in result._asdict().items()
     ]
-    table = tabulate(lines, tablefmt="plain", disable_numparse=True)
-    return "\n".join([table, *(f"warning, {name}: {text}" for name, text in result.warnings.items())])
+    header = ["", "what must hold", "ratio", "interval", "accepted"]
+    table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
+    lines = [verdicts.judge_check([found.verdict for found in result]), "", table]
+    if verbose:
+        details = [(found.says, _format_estimates(found)) for found in result]
+        details += [("data", format_samples(samples)), ("seconds", _format_seconds(seconds))]
+        lines += ["", _format_table(details)]
+    return "\n".join(lines)
 
 
-def _covers(shown: Estimate) -> str:
-    down, up = shown.allowance
-    text = "sampling of test rows, splits, starts and training"
-    if down > 0:
-        text += f"; downwards {down:.3f} more, for what clipping may have added"
-    if up > 0:
-        text += f"; upwards {up:.3f} more, for what the fit is known to miss"
-    return text
+def _format_ratio(ratio: float) -> str:
+    return f"{ratio:.3f}" if math.isfinite(ratio) else "unknown"
 
 
-def _of_independence(result: Estimate) -> list[tuple[str, str]]:
-    if result.independence is None:
-        return []
-    p_value, statistics = result.independence
-    return [("independence", f"p = {p_value:.3g}, of {statistics.size} permuted data sets")]
+def _format_range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if all(map(math.isfinite, interval)) else "unknown"
 
 
-def _of_fit(result: Estimate) -> str:
-    recipe = result.recipe
-    critic = "densities" if recipe.critic is None else type(recipe.critic).__name__
-    against = "" if recipe.critic is None else f" against {recipe.group - 1} others each"
-    return f"{recipe.estimator}, {critic}, batches of {recipe.batch} pairs{against}, at most {recipe.rounds * EVERY:,} steps"
+def _format_target(found: Property) -> str:
+    low, high = found.target
+    return f"{low:g} to {high:g}" if math.isfinite(low) else f"at most {high:g}"
 
 
-def _of_diagnostics(result: Estimate) -> list[tuple[str, str]]:
-    """Those that have a meaning for this estimator."""
-    told = result.diagnostics
-    clipped = f"{told.tau:.3g}: clips {told.clipped_joint:.1%} of the joint pairs, {told.clipped_pairs:.2%} of the others"
-    steps = f"{', '.join(map(str, told.best_step))} of {', '.join(map(str, told.last_step))}"
-    others = ", ".join(f"{value:.3f} {name}" for name, value in told.read_outs.items())
-    lines = [
-        ("ceiling", told.ceiling, f"{told.ceiling:.2f} nats, which InfoNCE cannot exceed"),
-        ("tau", told.tau, clipped),
-        ("E_Q[r]", told.log_normaliser, f"{math.exp(min(told.log_normaliser, 99.0)):.3g}, and 1 of a density ratio"),
-        ("effective pairs", told.effective_pairs, f"{told.effective_pairs:,.0f} of {told.pairs:,.0f} a seed"),
-        ("train, test", told.train, f"{told.train:.3f}, {result.mi:.3f} nats"),
-        ("others", 0.0 if others else math.nan, f"{others} nats, read out of the same critic"),
-        ("best steps", 0.0, steps),
-    ]
-    # InfoNCE's ceiling is no concern of the others, and E_Q[r] none of InfoNCE's.
-    unless = {"E_Q[r]", "effective pairs"} if result.recipe.estimator in ("infonce", "cpc") else {"ceiling"}
-    return [(name, text) for name, value, text in lines if name not in unless and not math.isnan(value)]
-
-
-def format_check(found: SelfConsistency, samples: Samples, seconds: Mapping[str, float]) -> str:
-    """The verdicts of the self-consistency tests as a table, each with its estimates below it."""
-    rows, estimates = [], []
-    for row in found.table():
-        name, says, ratio, low, high, verdict = (
-            row.pop(key) for key in ("property", "says", "ratio", "low", "high", "verdict")
-        )
-        rows.append([name, says, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", verdict])
-        estimates.append(f"{name}: " + ", ".join(f"{what} = {value:.3f} nats" for what, value in row.items()))
-    table = tabulate(rows, ["property", "says", "ratio", "interval", "verdict"], tablefmt="simple", disable_numparse=True)
-    spent = ", ".join(f"{value:.1f} {name}" for name, value in seconds.items())
-    return "\n".join([table, "", *estimates, "", f"data: {format_samples(samples)}", f"seconds: {spent}"])
+def _format_estimates(found: Property) -> str:
+    return ", ".join(f"{name} = {measured.mi:.3f}" for name, measured in found.estimates.items()) + " nats"
 
 
 def to_json(
     result: Estimate | SelfConsistency, samples: Samples, seconds: Mapping[str, float], *, bits: bool = False
 ) -> dict[str, Any]:
-    """The same for programs, as what `json` writes; null where a number is not finite."""
-    told = _consistency(result) if isinstance(result, SelfConsistency) else _estimate(result, bits)
+    """The same for programs: a dict for `json.dumps`, with None where a number is not finite."""
+    content = _collect_tests(result) if isinstance(result, SelfConsistency) else _collect_estimate(result, bits)
     data = {"rows": len(samples.x), "x": samples.x_names, "y": samples.y_names, "dropped": samples.dropped}
-    found: dict[str, Any] = plain(told | {"data": data, "seconds": seconds})
-    return found
+    plain: dict[str, Any] = to_plain(content | {"data": data, "seconds": seconds})
+    return plain
 
 
-def _estimate(result: Estimate, bits: bool) -> dict[str, Any]:
+def _collect_estimate(result: Estimate, bits: bool) -> dict[str, Any]:
     shown = result.in_bits() if bits else result
     recipe = result.recipe
     trained = {
@@ -213,25 +227,25 @@ def _estimate(result: Estimate, bits: bool) -> dict[str, Any]:
     }
 
 
-def _consistency(found: SelfConsistency) -> dict[str, Any]:
-    return {"passes": found.passes, "unit": "nats", "properties": list(found)}
+def _collect_tests(result: SelfConsistency) -> dict[str, Any]:
+    return {"passes": result.passes, "unit": "nats", "properties": list(result)}
 
 
-def plain(value: Any) -> Any:
-    """Named tuples and arrays as dicts and lists, and None for a number that is not finite.
+def to_plain(value: Any) -> Any:
+    """Named tuples as dicts, arrays as lists, and None for a number that is not finite.
 
     Example:
       >>> import numpy as np
       >>> from mi_jax.cli import output
-      >>> output.plain({"per_seed": np.array([0.5, np.nan])})
+      >>> output.to_plain({"per_seed": np.array([0.5, np.nan])})
       {'per_seed': [0.5, None]}
     """
     if isinstance(value, Mapping):
-        return {str(name): plain(inner) for name, inner in value.items()}
+        return {str(name): to_plain(inner) for name, inner in value.items()}
     if hasattr(value, "_asdict"):
-        return plain(value._asdict())
+        return to_plain(value._asdict())
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [to_plain(inner) for inner in value]
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return to_plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
