@@ -78,8 +78,12 @@ def _judge_around_zero(high: float, shown: str, unit: str, num_rows: int, depend
             f"the interval {_describe_zero(high)}."
         )
     test = ", and the permutation test shows none" if dependent is False else ""
-    limit = f" The mutual information may be up to {shown} {unit}." if 0 <= high < math.inf else ""
-    return f"No dependence could be shown in these {num_rows:,} rows: the interval {_describe_zero(high)}{test}.{limit}"
+    verdict = f"No dependence could be shown in these {num_rows:,} rows: the interval {_describe_zero(high)}{test}."
+    # A critic that learns nothing gives exactly 0 with an interval of no width, which says nothing about the truth.
+    if not 0 < high < math.inf:
+        return f"{verdict} This does not prove that there is none."
+    limit = f"The mutual information may be up to {shown} {unit}"
+    return f"{verdict} {limit}, or more if the dependence is too complicated to be learned from them."
 
 
 def _describe_zero(high: float) -> str:
@@ -158,7 +162,7 @@ def judge_check(results: Sequence[str]) -> str:
     if undecided == count:
         return f"None of the {count} tests could decide: x and y share too little, or there are too few rows."
     if undecided:
-        return f"No test failed, but {undecided} of the {count} could not decide. More rows would make them decide."
+        return f"No test failed, but {undecided} of the {count} could not decide. More rows would narrow their intervals."
     return f"All {count} tests passed. This does not prove the estimates right, but no test speaks against them."
 
 
