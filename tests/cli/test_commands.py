@@ -81,7 +81,7 @@ def test_all_formats_hold_the_same(run, calls, files, command, arguments):
     np.testing.assert_array_equal(y, files[1])
 
 
-def test_the_table_is_on_stdout_and_progress_on_stderr(run, calls, files):
+def test_the_verdict_is_on_stdout_and_progress_on_stderr(run, calls, files):
     found = run("estimate", "data.npz")
     assert found.stdout.startswith("mutual information of x and y: 1.20 nats (95 % interval 1.09 to 1.34)\nDo not rely on")
     assert "warning, overfitting: there are too few samples\n" in found.stdout
@@ -131,15 +131,15 @@ def test_without_options_estimate_gets_its_own_defaults(run, calls, files):
     assert jax.random.key_data(passed["key"]).tolist() == jax.random.key_data(jax.random.key(0)).tolist()
 
 
-def test_json_is_all_there_is_on_stdout(run, calls, files):
+def test_json_is_the_only_line_on_stdout(run, calls, files):
     for command in ("estimate", "check"):
         found = run(command, "data.npz", "--json")
         assert found.exit_code == 0
         assert found.stdout.count("\n") == 1
-        told = json.loads(found.stdout, parse_constant=pytest.fail)
-        assert told["data"] == {"rows": 60, "x": ["x"], "y": ["y"], "dropped": 0}
-        assert set(told["seconds"]) >= {"read", "in all"}
-    assert told["passes"] is False
+        printed = json.loads(found.stdout, parse_constant=pytest.fail)
+        assert printed["data"] == {"rows": 60, "x": ["x"], "y": ["y"], "dropped": 0}
+        assert set(printed["seconds"]) >= {"read", "in all"}
+    assert printed["passes"] is False
 
 
 def test_bits(run, calls, files):
@@ -188,7 +188,7 @@ def test_outputs_are_tried_before_the_training_and_left_as_they_were(run, calls,
     assert not calls
 
 
-def test_a_result_that_cannot_be_written_is_told_all_the_same(run, calls, files, monkeypatch):
+def test_a_result_that_cannot_be_written_is_printed_all_the_same(run, calls, files, monkeypatch):
     def save(self, path):
         raise OSError(28, "No space left on device", str(path))
 
@@ -270,7 +270,7 @@ def test_every_option_has_a_help_line():
 
 @pytest.fixture
 def bad_files(files, tmp_path):
-    """Beside the good files all that can be wrong with one."""
+    """The good files, and one file for everything that can be wrong with a file."""
     x, y = files
     (tmp_path / "folder.npz").mkdir()
     (tmp_path / "empty.csv").touch()
@@ -440,17 +440,17 @@ def run_in_a_process(folder, rows, options):
         timeout=300,
     )
     assert found.returncode == 0, found.stderr
-    told = json.loads(found.stdout)
-    assert told["data"] == {"rows": 400, "x": ["height"], "y": ["weight"], "dropped": 0}
-    assert set(told["seconds"]) == {"import", "read", "compile", "train", "read out", "rest", "in all"}
-    assert sum(told["seconds"].values()) == pytest.approx(2 * told["seconds"]["in all"])
+    printed = json.loads(found.stdout)
+    assert printed["data"] == {"rows": 400, "x": ["height"], "y": ["weight"], "dropped": 0}
+    assert set(printed["seconds"]) == {"import", "read", "compile", "train", "read out", "rest", "in all"}
+    assert sum(printed["seconds"].values()) == pytest.approx(2 * printed["seconds"]["in all"])
     assert not control_characters(found.stderr)
     steps = options[options.index("--steps") + 1]
     assert found.stderr.splitlines()[0].startswith(f"training: step {steps} of at most {steps}, ")
     assert found.stderr.splitlines()[-1].startswith("training: done, ")
     assert (folder / "out.png").read_bytes().startswith(b"\x89PNG")
-    assert estimation.load(folder / "out.npz").mi == told["mi"]
-    return told
+    assert estimation.load(folder / "out.npz").mi == printed["mi"]
+    return printed
 
 
 def test_end_to_end(tmp_path):
@@ -458,8 +458,8 @@ def test_end_to_end(tmp_path):
     rng = np.random.default_rng(0)
     x, agree = rng.choice([-1, 1], size=400), rng.choice([-1, 1], size=400, p=[0.1, 0.9])
     cheap = ["--estimator", "infonce", "--critic", "bilinear", "--seeds", "1", "--steps", "50", "--learning-rate", "0.05"]
-    told = run_in_a_process(tmp_path, np.stack([x, x * agree], axis=1), [*cheap, "--compilation-cache", "programs"])
-    assert told["mi"] == pytest.approx(np.log(2) + 0.9 * np.log(0.9) + 0.1 * np.log(0.1), abs=0.15)
+    printed = run_in_a_process(tmp_path, np.stack([x, x * agree], axis=1), [*cheap, "--compilation-cache", "programs"])
+    assert printed["mi"] == pytest.approx(np.log(2) + 0.9 * np.log(0.9) + 0.1 * np.log(0.1), abs=0.15)
     assert any(path.name.endswith("-cache") for path in (tmp_path / "programs").iterdir())
 
 
@@ -468,8 +468,8 @@ def test_end_to_end_by_default(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 1))
     rows = np.hstack([x, 0.8 * x + 0.6 * rng.normal(size=x.shape)])
-    told = run_in_a_process(tmp_path, rows, ["--seeds", "2", "--steps", "100"])
-    assert told["mi"] == pytest.approx(-0.5 * np.log(0.36), abs=0.15)  # I of normals with correlation 0.8
+    printed = run_in_a_process(tmp_path, rows, ["--seeds", "2", "--steps", "100"])
+    assert printed["mi"] == pytest.approx(-0.5 * np.log(0.36), abs=0.15)  # I of normals with correlation 0.8
 
 
 # What takes long to import, and the modules of ours that import it.
