@@ -1,29 +1,29 @@
-"""`python -m mi_jax` and `mi-jax`: the command line, or what to install for it."""
+"""`python -m mi_jax` and `mi-jax`: run the command line, or say what to install for it."""
 
+import importlib.util
 import os
 import sys
 import time
 from pathlib import Path
 
-NEEDS = ("click", "tabulate", "tqdm")
+PACKAGES = ("click", "tabulate", "tqdm")
 
 
 def main() -> None:
-    """Run the command line; end with exit code 2 if what it needs is not installed."""
-    try:
-        from mi_jax import cli
-    except ModuleNotFoundError as error:
-        if error.name not in NEEDS:
-            raise
-        print(f"error: the mi-jax command needs {error.name}: pip install 'mi-jax[cli]'", file=sys.stderr)
-        sys.exit(2)
-    cli.commands(prog_name="mi-jax", obj=seconds_since_start())
+    """Run the command line. Exit with code 2 if a package that it needs is not installed."""
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            print(f"error: the mi-jax command needs {name}: pip install 'mi-jax[cli]'", file=sys.stderr)
+            sys.exit(2)
+    from mi_jax.cli import commands
+
+    commands.program(prog_name="mi-jax", obj=seconds_since_start())
 
 
 def seconds_since_start() -> float:
-    """Wall-clock seconds since this process began; where the system does not tell, the seconds that it computed."""
+    """Seconds since this process started. Where the system does not say, the CPU seconds that it has used."""
     try:
-        # The package was imported before any line of this file ran, so no clock of its own could tell how long that took.
+        # A clock of our own would miss the start of the interpreter and the imports before this file.
         started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
     except (OSError, AttributeError, ValueError, IndexError):

@@ -26,7 +26,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 SLOW_DOCTESTS = {
     "mi_jax.lazy_scores.LazyScores",
     "mi_jax.estimation.pipeline.estimate",
-    "mi_jax.estimation.saving.load",
+    "mi_jax.estimation.result.load",
     "mi_jax.estimation.result.compare",
     "mi_jax.evaluation.normaliser",
     "mi_jax.evaluation.pair_sums",

@@ -1,10 +1,11 @@
-"""Estimates made by hand, of which the command line tells: what they hold does not matter, that it is told does."""
+"""Estimates made by hand, for tests of what the command line prints. The numbers in them mean nothing."""
 
 import math
 
 import numpy as np
 
-from mi_jax import networks, tables
+from mi_jax import networks
+from mi_jax.cli.files import Samples
 from mi_jax.consistency import Measured, SelfConsistency, compare
 from mi_jax.estimation import Estimate
 from mi_jax.estimation.columns import fit_columns
@@ -16,11 +17,11 @@ from mi_jax.estimation.diagnostics import Diagnostics
 
 def samples():
     x = np.random.default_rng(0).normal(size=(40, 2))
-    return tables.Samples(x, x[:, :1] ** 2, ("a", "b"), ("c",), dropped=3)
+    return Samples(x, x[:, :1] ** 2, ("a", "b"), ("c",), dropped=3)
 
 
 def diagnostics(**changes):
-    told = Diagnostics(
+    figures = Diagnostics(
         train=1.25,
         log_normaliser=math.log(1.02),
         effective_pairs=1_234.0,
@@ -35,7 +36,7 @@ def diagnostics(**changes):
         diverged=(False, True),
         training_error=0.01,
     )
-    return told._replace(**changes)
+    return figures._replace(**changes)
 
 
 def estimate(**changes):
@@ -57,6 +58,19 @@ def estimate(**changes):
         "params": {"weight": np.zeros((2, 3))},
     }
     return Estimate(**values | changes)
+
+
+def no_estimate():
+    """All fits failed."""
+    nothing = (math.nan, math.nan)
+    return estimate(
+        mi=math.nan,
+        stderr=math.nan,
+        interval=nothing,
+        allowance=nothing,
+        diagnostics=diagnostics(log_normaliser=math.inf, train=math.nan),
+        warnings={"no_estimate": "no seed gave a finite estimate"},
+    )
 
 
 def independence():

@@ -1,5 +1,7 @@
 """The public names that others rely on, what importing them costs, and what their docstrings say."""
 
+import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -55,7 +57,7 @@ documented = [(module, name) for module, names in FUNCTIONS.items() for name in 
 
 
 def find(module, name):
-    return getattr(sys.modules[module], name)
+    return getattr(importlib.import_module(module), name)
 
 
 @pytest.mark.parametrize(("module", "name"), documented)
@@ -87,17 +89,63 @@ def test_all_names_exist():
     assert mi_jax.smile(jnp.zeros((2, 2))) == 0.0
 
 
-def test_importing_pulls_in_nothing_heavy_and_touches_no_device():
+def run_script(script):
+    """What a script prints in a Python process of its own."""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_mi_jax_imports_neither_jax_nor_anything_else_that_takes_long():
+    script = (
+        "import sys, mi_jax\n"
+        "dir(mi_jax)\n"
+        "assert not hasattr(mi_jax, 'no_such_name')\n"
+        "print(sorted({'jax', 'jaxlib', 'flax', 'optax', 'scipy', 'numpy', 'jaxtyping'} & set(sys.modules)))\n"
+    )
+    assert run_script(script) == "[]"
+
+
+def test_using_every_name_pulls_in_nothing_heavy_and_touches_no_device():
     script = (
         "import sys, jax, flax.linen, optax\n"
         "theirs = set(sys.modules)\n"
-        "import mi_jax\n"
-        "heavy = {'orbax', 'matplotlib', 'tqdm', 'tabulate', 'scipy', 'pandas', 'chex', 'pooch', 'typer'}\n"
+        "from mi_jax import *\n"
+        "heavy = {'orbax', 'matplotlib', 'tqdm', 'tabulate', 'scipy', 'pandas', 'chex', 'pooch', 'click', 'pyarrow'}\n"
         "from jax._src import xla_bridge\n"
         "print(sorted(heavy & set(sys.modules) - theirs), xla_bridge.backends_are_initialized())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[0] == "[] False"
+    assert run_script(script) == "[] False"
+
+
+# The submodules that a plain `import mi_jax` gives, beside those in `__all__`.
+SUBMODULES = ["estimation", "sub_batches"]
+
+
+def test_dir_names_everything_before_it_is_imported():
+    names = run_script("import mi_jax; print(*dir(mi_jax))").split()
+    assert {*mi_jax.__all__, *SUBMODULES, "__version__"} <= set(names)
+
+
+@pytest.mark.parametrize("name", [*mi_jax.__all__, *SUBMODULES])
+def test_a_name_is_what_its_module_holds(name):
+    value = getattr(mi_jax, name)
+    if inspect.ismodule(value):
+        assert value is importlib.import_module(f"mi_jax.{name}")
+    else:
+        assert value is getattr(importlib.import_module(inspect.unwrap(value).__module__), name)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'mi_jax' has no attribute 'no_such_name'"):
+        _ = mi_jax.no_such_name
+    with pytest.raises(ImportError, match="cannot import name 'no_such_name'"):
+        exec("from mi_jax import no_such_name")
+
+
+def test_type_checkers_read_the_imports_that_are_made_at_run_time():
+    imports = [node for node in ast.walk(ast.parse(inspect.getsource(mi_jax))) if isinstance(node, ast.ImportFrom)]
+    names = {(alias.name, node.module.removeprefix("mi_jax").lstrip(".")) for node in imports for alias in node.names}
+    names.remove(("TYPE_CHECKING", "typing"))
+    assert names == {*((name, "") for name in mi_jax._MODULES), *mi_jax._NAMES.items()}
 
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

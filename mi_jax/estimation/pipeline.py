@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -201,7 +201,7 @@ def _fit_sets(
 
 def _warn_of_data(
     columns: tuple[Columns, Columns], rows: data_warnings.Rows, raw: data_warnings.Rows, transform: Transform
-) -> Mapping[str, str]:
+) -> dict[str, str]:
     warnings = data_warnings.warn_of_columns(*columns)
     if transform != "ranks":  # ranks keep values apart
         for side in zip(columns, rows, raw, strict=True):

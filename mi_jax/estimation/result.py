@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from mi_jax import _checks
+from mi_jax.estimation import saving
 from mi_jax.estimation.columns import Columns
 from mi_jax.estimation.combine import Independence
 from mi_jax.estimation.config import EVERY, READ_OUTS, FitConfig
@@ -121,8 +123,6 @@ class Estimate:
         Args:
           path: the file. If it is there, it is replaced, whole or not at all.
         """
-        from mi_jax.estimation import saving  # which reads and makes estimates
-
         saving.save(self, path)
 
     def plot(self) -> Any:
@@ -148,6 +148,35 @@ class Estimate:
         right.set(xlabel="fold", ylabel=self.unit, title=f"{self.mi:.3f} {self.unit}", xticks=np.arange(len(self.per_fold)))
         right.legend(frameon=False, fontsize="small")
         return figure
+
+
+def load(path: str | Path, critic: nn.Module | None = None) -> Estimate:
+    """Reads an estimate that `Estimate.save` wrote. It never loads a pickle.
+
+    Args:
+      path: the file.
+      critic: the module that was given to `estimate`, if it was one of your own.
+
+    Returns:
+      An `Estimate`.
+
+    Raises:
+      ValueError: if the file is no such estimate, or damaged, or its critic is not one of `mi_jax.networks` and not given.
+      OSError: if it cannot be read.
+
+    Example:
+      >>> import os, tempfile
+      >>> import jax
+      >>> import mi_jax
+      >>> x, y = mi_jax.tasks.gaussian(dim=1, mi=1.0).sample(jax.random.key(0), 500)
+      >>> result = mi_jax.estimate(x, y, critic="bilinear", steps=50)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     result.save(os.path.join(folder, "mi.npz"))
+      ...     again = mi_jax.load(os.path.join(folder, "mi.npz"))
+      >>> again.mi == result.mi
+      True
+    """
+    return Estimate(**saving.read_fields(path, critic))
 
 
 class Difference(NamedTuple):

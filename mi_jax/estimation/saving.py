@@ -1,4 +1,4 @@
-"""Estimates on disk: `save` and `load`, side by side, as one .npz file of arrays and JSON."""
+"""Estimates on disk, as one .npz file of arrays and JSON: writing and reading, side by side."""
 
 import dataclasses
 import json
@@ -17,7 +17,6 @@ from mi_jax.estimation.combine import Independence
 from mi_jax.estimation.config import FitConfig
 from mi_jax.estimation.cross_fitting import Seconds
 from mi_jax.estimation.diagnostics import Diagnostics
-from mi_jax.estimation.result import Estimate
 
 FORMAT = 2
 _NUMBERS = ("mi", "stderr", "interval", "allowance", "confidence", "unit")
@@ -25,7 +24,7 @@ _TUPLES = ("best_step", "last_step", "diverged")  # of the diagnostics
 _PLACES = ("kept", "constant", "duplicated")  # of columns
 
 
-def save(estimate: Estimate, path: str | Path) -> None:
+def save(estimate: Any, path: str | Path) -> None:
     """Writes an estimate, whole or not at all; see `Estimate.save`."""
     arrays = {"per_fold": estimate.per_fold, "influence": estimate.influence}
     arrays |= {f"params/{place}": np.asarray(leaf) for place, leaf in enumerate(jax.tree.leaves(estimate.params))}
@@ -42,32 +41,8 @@ def save(estimate: Estimate, path: str | Path) -> None:
         np.savez(file, allow_pickle=False, about=about, **arrays)
 
 
-def load(path: str | Path, critic: nn.Module | None = None) -> Estimate:
-    """Reads an estimate that `Estimate.save` wrote. It never loads a pickle.
-
-    Args:
-      path: the file.
-      critic: the module that was given to `estimate`, if it was one of your own.
-
-    Returns:
-      An `Estimate`.
-
-    Raises:
-      ValueError: if the file is no such estimate, or damaged, or its critic is not one of `mi_jax.networks` and not given.
-      OSError: if it cannot be read.
-
-    Example:
-      >>> import os, tempfile
-      >>> import jax
-      >>> import mi_jax
-      >>> x, y = mi_jax.tasks.gaussian(dim=1, mi=1.0).sample(jax.random.key(0), 500)
-      >>> result = mi_jax.estimate(x, y, critic="bilinear", steps=50)
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     result.save(os.path.join(folder, "mi.npz"))
-      ...     again = mi_jax.load(os.path.join(folder, "mi.npz"))
-      >>> again.mi == result.mi
-      True
-    """
+def read_fields(path: str | Path, critic: nn.Module | None = None) -> dict[str, Any]:
+    """The fields of the estimate that `save` wrote; see `mi_jax.load`."""
     try:
         with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
@@ -79,7 +54,7 @@ def load(path: str | Path, critic: nn.Module | None = None) -> Estimate:
         raise ValueError(f"{path} is no estimate that this version of mi_jax wrote, or is damaged ({error})") from error
 
 
-def _describe(estimate: Estimate) -> dict[str, Any]:
+def _describe(estimate: Any) -> dict[str, Any]:
     """What is written as JSON."""
     config, critic = estimate.config._replace(critic=None)._asdict(), estimate.config.critic
     return {
@@ -94,7 +69,7 @@ def _describe(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn.Module | None) -> Estimate:
+def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn.Module | None) -> dict[str, Any]:
     columns = [
         Columns(
             name=name,
@@ -111,19 +86,19 @@ def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn
     rows = [jax.ShapeDtypeStruct((2, part.kept.size), np.float32) for part in columns]
     structure = jax.tree.structure(jax.eval_shape(config.model().init, jax.random.key(0), *rows))
     p_value = about["p_value"]
-    return Estimate(
+    return {
         **{name: tuple(about[name]) if isinstance(about[name], list) else about[name] for name in _NUMBERS},
-        per_fold=arrays["per_fold"],
-        influence=arrays["influence"],
-        history=_under(arrays, "history/"),
-        diagnostics=Diagnostics(**known | {name: tuple(known[name]) for name in _TUPLES}),
-        warnings=about["warnings"],
-        independence=None if p_value is None else Independence(p_value, arrays["statistics"]),
-        config=config,
-        seconds=Seconds(**about["seconds"]),
-        columns=(columns[0], columns[1]),
-        params=jax.tree.unflatten(structure, _numbered(arrays, "params/")),
-    )
+        "per_fold": arrays["per_fold"],
+        "influence": arrays["influence"],
+        "history": _under(arrays, "history/"),
+        "diagnostics": Diagnostics(**known | {name: tuple(known[name]) for name in _TUPLES}),
+        "warnings": about["warnings"],
+        "independence": None if p_value is None else Independence(p_value, arrays["statistics"]),
+        "config": config,
+        "seconds": Seconds(**about["seconds"]),
+        "columns": (columns[0], columns[1]),
+        "params": jax.tree.unflatten(structure, _numbered(arrays, "params/")),
+    }
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

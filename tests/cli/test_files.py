@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mi_jax import tables
+from mi_jax.cli import files as reading
 
 
 @pytest.fixture
@@ -26,23 +26,23 @@ def write(tmp_path):
 def test_npz_reads_the_arrays_asked_for(tmp_path):
     x, y = np.arange(12.0).reshape(6, 2), np.arange(6)
     np.savez(tmp_path / "data.npz", x=x, y=y, other=np.zeros(3))
-    found = tables.read([tmp_path / "data.npz"])
+    found = reading.read_samples([tmp_path / "data.npz"])
     np.testing.assert_array_equal(found.x, x)
     np.testing.assert_array_equal(found.y, y)
     assert (found.x_names, found.y_names, found.dropped) == (("x",), ("y",), 0)
-    swapped = tables.read([tmp_path / "data.npz"], x=["y"], y=["x"])
+    swapped = reading.read_samples([tmp_path / "data.npz"], x=["y"], y=["x"])
     np.testing.assert_array_equal(swapped.x, y)
 
 
 def test_compressed_npz(tmp_path):
     np.savez_compressed(tmp_path / "data.npz", x=np.arange(6.0), y=np.arange(6.0))
-    assert tables.read([tmp_path / "data.npz"]).x.tolist() == list(range(6))
+    assert reading.read_samples([tmp_path / "data.npz"]).x.tolist() == list(range(6))
 
 
 def test_npy_files_are_mapped_not_loaded(tmp_path):
     for name, values in (("x", np.arange(12.0).reshape(6, 2)), ("y", np.arange(6) > 2)):
         np.save(tmp_path / f"{name}.npy", values)
-    found = tables.read([tmp_path / "x.npy", tmp_path / "y.npy"])
+    found = reading.read_samples([tmp_path / "x.npy", tmp_path / "y.npy"])
     assert isinstance(found.x, np.memmap)
     assert found.x[5].tolist() == [10.0, 11.0]
     assert found.y.tolist() == [False] * 3 + [True] * 3
@@ -50,7 +50,7 @@ def test_npy_files_are_mapped_not_loaded(tmp_path):
 
 def test_npz_with_an_object_array_beside_is_read(tmp_path):
     np.savez(tmp_path / "data.npz", x=np.arange(3.0), y=np.arange(3.0), o=np.array([{}], object))
-    assert tables.read([tmp_path / "data.npz"]).x.size == 3
+    assert reading.read_samples([tmp_path / "data.npz"]).x.size == 3
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_npz_with_an_object_array_beside_is_read(tmp_path):
 )
 def test_columns_by_name_and_pattern(write, x, y, names):
     path = write('a,b,c,x1,x2,"d,e",*\n1,2,3,4,5,6,7\n8,9,10,11,12,13,14\n')
-    found = tables.read([path], x, y)
+    found = reading.read_samples([path], x, y)
     assert (found.x_names, found.y_names) == names
     columns = dict(zip(["a", "b", "c", "x1", "x2", "d,e", "*"], range(1, 8), strict=True))
     assert found.x.tolist() == [[columns[name] + add for name in names[0]] for add in (0, 7)]
@@ -92,7 +92,7 @@ def test_columns_by_name_and_pattern(write, x, y, names):
     ],
 )
 def test_csv_in_its_varieties(write, text, x):
-    found = tables.read([write(text)]).x
+    found = reading.read_samples([write(text)]).x
     assert found.dtype == np.float64
     assert found.ravel()[-1] == 0.5 if x is None else found.ravel().tolist() == x
 
@@ -100,7 +100,7 @@ def test_csv_in_its_varieties(write, text, x):
 def test_csv_is_what_numpy_reads(tmp_path):
     values = np.random.default_rng(0).normal(size=(500, 4)) * 10.0 ** np.arange(-20, 20, 10)
     np.savetxt(tmp_path / "data.csv", values, delimiter=",", header="a,b,c,d", comments="", fmt="%.17g")
-    found = tables.read([tmp_path / "data.csv"], ["d,b"], ["a,c"])
+    found = reading.read_samples([tmp_path / "data.csv"], ["d,b"], ["a,c"])
     np.testing.assert_array_equal(found.x, values[:, [3, 1]])
     np.testing.assert_array_equal(found.y, values[:, [0, 2]])
 
@@ -117,7 +117,7 @@ def test_parquet_types_become_float64(tmp_path):
         }
     )
     pq.write_table(table, tmp_path / "data.parquet")
-    found = tables.read([tmp_path / "data.parquet"], ["half,single,int"], ["bool", "dotted.name"])
+    found = reading.read_samples([tmp_path / "data.parquet"], ["half,single,int"], ["bool", "dotted.name"])
     assert found.x.tolist() == [[1.0, 1.5, 1.0], [2.0, 2.5, 2.0**60]]
     assert found.y.tolist() == [[1.0, 3.0], [0.0, 4.0]]
 
@@ -128,17 +128,17 @@ def test_missing_entries_are_refused_or_dropped(tmp_path, kind):
     x[1, 1] = y[3] = np.nan
     files, columns = save(tmp_path, kind, x, y)
     with pytest.raises(
-        ValueError, match=r"row 2 \(the first is 1\) .* empty or NaN entry in .*, and so have 1 others; .*--drop"
+        ValueError, match=r"row 2 \(the first is 1\) .* empty or NaN entry in .*, and so have 1 other rows; .*--drop"
     ):
-        tables.read(files, **columns)
-    found = tables.read(files, **columns, drop_missing=True)
+        reading.read_samples(files, **columns)
+    found = reading.read_samples(files, **columns, drop_missing=True)
     assert found.dropped == 2
     np.testing.assert_array_equal(found.x, [[0.0, 1.0], [4.0, 5.0]])
     np.testing.assert_array_equal(np.ravel(found.y), [0.0, 2.0])
 
 
 def save(folder, kind, x, y):
-    """x and y in files of a kind, and the names that `tables.read` takes for them."""
+    """x and y in files of a kind, and the names that `read_samples` takes for them."""
     if kind == ".npz":
         np.savez(folder / "data.npz", x=x, y=y)
         return [folder / "data.npz"], {}
@@ -159,13 +159,13 @@ def save(folder, kind, x, y):
 
 
 def test_the_column_of_a_missing_entry_is_named(write):
-    with pytest.raises(ValueError, match=r"row 2 .* entry in b, and so have 0 others"):
-        tables.read([write("a,b,c\n1,2,3\n1,NA,3\n")], ["a,b"], ["c"])
+    with pytest.raises(ValueError, match=r"row 2 .* entry in b; leave"):
+        reading.read_samples([write("a,b,c\n1,2,3\n1,NA,3\n")], ["a,b"], ["c"])
 
 
 def test_infinite_entries_are_not_missing(tmp_path):
     np.savez(tmp_path / "data.npz", x=[1.0, np.inf], y=[1, 2])
-    assert np.isinf(tables.read([tmp_path / "data.npz"], drop_missing=True).x[1])
+    assert np.isinf(reading.read_samples([tmp_path / "data.npz"], drop_missing=True).x[1])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_infinite_entries_are_not_missing(tmp_path):
 )
 def test_csv_that_cannot_be_read(write, text, message):
     with pytest.raises(ValueError, match=message):
-        tables.read([write(text)])
+        reading.read_samples([write(text)])
 
 
 def test_no_pickle_is_loaded(tmp_path):
@@ -199,7 +199,7 @@ def test_no_pickle_is_loaded(tmp_path):
     np.savez(tmp_path / "data.npz", x=np.array([Trap()], object), y=np.zeros(1))
     for files in (["x.npy", "y.npy"], ["data.npz"]):
         with pytest.raises(ValueError, match=r"(x.npy|data.npz): .*(Python objects|Object arrays)"):
-            tables.read([tmp_path / name for name in files])
+            reading.read_samples([tmp_path / name for name in files])
 
 
 @pytest.mark.parametrize("keep", [10, 100, -1, -30])
@@ -208,7 +208,7 @@ def test_truncated_files(tmp_path, kind, keep):
     files, columns = save(tmp_path, kind, np.random.default_rng(0).normal(size=(50, 2)), np.arange(50.0))
     files[0].write_bytes(files[0].read_bytes()[:keep])
     with pytest.raises(ValueError, match=f"{files[0].name}: damaged"):
-        tables.read(files, **columns)
+        reading.read_samples(files, **columns)
 
 
 def test_a_flipped_byte_in_npz(tmp_path):
@@ -217,7 +217,7 @@ def test_a_flipped_byte_in_npz(tmp_path):
     content[1_000] ^= 1
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"data.npz: damaged.*CRC"):
-        tables.read([tmp_path / "data.npz"])
+        reading.read_samples([tmp_path / "data.npz"])
 
 
 def test_an_npz_that_is_another_archive(tmp_path):
@@ -225,23 +225,23 @@ def test_an_npz_that_is_another_archive(tmp_path):
         archive.writestr("x", "text")
         archive.writestr("y", "text")
     with pytest.raises(ValueError, match=r"data.npz: 'x' must be an array, got a file of another kind"):
-        tables.read([tmp_path / "data.npz"])
+        reading.read_samples([tmp_path / "data.npz"])
 
 
 def test_without_pyarrow(write, monkeypatch):
     for name in ("pyarrow", "pyarrow.csv", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=r"need pyarrow.*: pip install 'mi-jax\[cli\]'"):
-        tables.read([write("x,y\n1,2\n")])
+        reading.read_samples([write("x,y\n1,2\n")])
 
 
 def test_of_a_table_only_the_columns_asked_for_are_held(tmp_path):
     rows, columns = 20_000, {f"c{place}": np.arange(20_000.0) for place in range(20)}
     pq.write_table(pa.table(columns), tmp_path / "data.parquet")
-    tables.read([tmp_path / "data.parquet"], ["c0"], ["c1"])  # imports
+    reading.read_samples([tmp_path / "data.parquet"], ["c0"], ["c1"])  # imports
     tracemalloc.start()
     before = pa.total_allocated_bytes()
-    found = tables.read([tmp_path / "data.parquet"], ["c0,c2"], ["c1"])
+    found = reading.read_samples([tmp_path / "data.parquet"], ["c0,c2"], ["c1"])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.x.base is found.y.base
