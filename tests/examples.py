@@ -69,7 +69,7 @@ def no_estimate():
         interval=nothing,
         allowance=nothing,
         diagnostics=diagnostics(log_normaliser=math.inf, train=math.nan),
-        warnings={"no_estimate": "no seed gave a finite estimate"},
+        warnings={"no_estimate": "no fold gave a finite estimate"},
     )
 
 

@@ -32,7 +32,7 @@ FUNCTIONS = {
     "mi_jax.evaluation": ["normaliser"],
     "mi_jax.training": ["early_stopping", "study"],
     "mi_jax.datasets": ["cifar10", "mnist"],
-    "mi_jax.estimation": ["compare", "estimate", "load"],
+    "mi_jax.estimation": ["compare", "estimate"],
     "mi_jax.consistency": ["self_consistency"],
     "mi_jax.theory": [
         "clipped_partition_bias_bound",
@@ -157,8 +157,8 @@ SHORTER = {
     "1_000)": "50)",
     "SeparableCritic()": "BilinearCritic()",
     "models.gm()": "models.gm(networks.JointRealNVP(1, ()), networks.RealNVP(1, ()), networks.RealNVP(1, ()))",
-    "mi_jax.estimate(x, y**3)": "mi_jax.estimate(x, y**3, critic=mi_jax.networks.BilinearCritic(), steps=50, batch=64)",
-    "self_consistency(x, y, seeds=2, steps=300)": "self_consistency(x, y, estimator=lambda x, y: 1.0)",
+    "mi_jax.estimate(x, y**3)": "mi_jax.estimate(x, y**3, critic=mi_jax.networks.BilinearCritic(), steps=50, batch_size=64)",
+    "self_consistency(x, y, folds=2, steps=300)": "self_consistency(x, y, estimator=lambda x, y: 1.0)",
 }
 
 

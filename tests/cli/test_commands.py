@@ -356,7 +356,7 @@ BAD = [
     (["header.csv"], "header.csv: holds the header and no rows"),
     (["nan.npz"], "has an empty or NaN entry in x"),
     (["inf.npz"], "inf.npz: x must be finite"),
-    ([*CSV, "--folds", "1"], "--folds must be from 2 to 25, half the number of rows, got 1"),
+    ([*CSV, "--folds", "1"], "--folds must be from 2 to 30, half the number of rows, got 1"),
     ([*CSV, "--folds", "many"], "Invalid value for '--folds': 'many'"),
     ([*CSV, "--repeats", "2.5"], "Invalid value for '--repeats'"),
     ([*CSV, "--seed", "-1"], "Invalid value for '--seed'"),
@@ -458,7 +458,7 @@ def test_end_to_end(tmp_path):
     """On two bits, whose log ratio the cheapest critic can hold; the compiled programs are kept."""
     rng = np.random.default_rng(0)
     x, agree = rng.choice([-1, 1], size=400), rng.choice([-1, 1], size=400, p=[0.1, 0.9])
-    cheap = ["--estimator", "infonce", "--critic", "bilinear", "--folds", "2", "--steps", "50", "--learning-rate", "0.05"]
+    cheap = ["--estimator", "infonce", "--critic", "bilinear", "--folds", "3", "--steps", "100", "--learning-rate", "0.05"]
     printed = run_in_a_process(tmp_path, np.stack([x, x * agree], axis=1), [*cheap, "--compilation-cache", "programs"])
     assert printed["mi"] == pytest.approx(np.log(2) + 0.9 * np.log(0.9) + 0.1 * np.log(0.1), abs=0.15)
     assert any(path.name.endswith("-cache") for path in (tmp_path / "programs").iterdir())
