@@ -164,9 +164,9 @@ class Cell:
         module = LabelGiven(self.channels, self.hidden)
         blocks = y.reshape(-1, self.batch, *y.shape[1:]) if len(y) % self.batch == 0 else y[None]
         logs = jax.lax.map(
-            lambda block: jax.vmap(lambda k: module.apply(params["conditional"], jnp.full(len(block), k), block))(
-                jnp.arange(LABELS)
-            ),
+            lambda block: jax.vmap(
+                lambda k: module.apply(models.select_role(params, "conditional"), jnp.full(len(block), k), block)
+            )(jnp.arange(LABELS)),
             blocks,
         )
         right = jnp.argmax(jnp.moveaxis(logs, 1, 2).reshape(-1, LABELS), axis=1) == labels
@@ -182,7 +182,10 @@ class Cell:
                 number, (x, y) = numbered
                 stream = {"sample": jax.random.fold_in(key, number)}
                 arguments = {"joint": (x, y), "marginal_x": (x,), "marginal_y": (y,)}
-                return {role: vae.apply(params[role], *given, rngs=stream) for role, given in arguments.items()}  # type: ignore[misc]
+                return {
+                    role: vae.apply(models.select_role(params, role), *given, rngs=stream)
+                    for role, given in arguments.items()
+                }  # type: ignore[misc]
 
             cut = sub_batches.drop_remainder(x, block), sub_batches.drop_remainder(y, block)
             made = jax.lax.map(one, (jnp.arange(len(cut[0])), cut))
@@ -242,7 +245,7 @@ class Runner:
             fit = runs.run(programs.train, keys, functools.partial(_advance, bar), inputs=inputs)
         start = time.perf_counter()
         plan = programs.train.layout
-        found = plan.join(programs.held_out(plan.place(fit.states.params), plan.place_inputs(tests)))
+        found = plan.join(programs.held_out(plan.place(fit.states.variables), plan.place_inputs(tests)))
         seconds = fit.run_seconds + time.perf_counter() - start
         for place, seed in enumerate(group):
             yield {
@@ -260,7 +263,7 @@ class Runner:
             plan = layout.layout(number)
             trainer = training.from_inputs(cell.make_trainer)
             train = runs.compile_training(trainer, plan, steps=cell.steps, chunk=100, inputs=inputs)
-            params = jax.eval_shape(plan.split, train.states.params)
+            params = jax.eval_shape(plan.split, train.states.variables)
             held_out = plan.compile(cell.held_out, params, plan.placed_shapes(tests))
             self.compiled[cell, number] = _Programs(train, held_out, time.perf_counter() - start)
         return self.compiled[cell, number]

@@ -55,7 +55,7 @@ def estimate(**changes):
         "config": FitConfig("smile", networks.BilinearCritic(), 32, 8, 2, 6, 2e-3, 4_194_304),
         "seconds": Seconds(3.0, 2.0, 1.0),
         "columns": (fit_columns(samples().x, "x"), fit_columns(samples().y, "y")),
-        "params": {"weight": np.zeros((2, 3))},
+        "variables": {"params": {"kernel": np.zeros((2, 3))}},
     }
     return Estimate(**values | changes)
 

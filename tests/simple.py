@@ -24,14 +24,14 @@ def make_model(*read_outs):
     The read-outs, in alphabetical order, are the loss plus 0, plus 1, and so on.
     """
 
-    def loss(params, state, x, y):
-        error = jnp.mean((y - x @ params["w"]) ** 2)
+    def loss(variables, state, x, y):
+        error = jnp.mean((y - x @ variables["params"]["w"]) ** 2)
         apart = jax.lax.stop_gradient(error)
         nats = {name: apart + number for number, name in enumerate(read_outs or ("error",))}
         return error, (0.5 * state + apart, nats)
 
     def init(key, x, y):
-        return {"w": draw_uniform(key, 2)}
+        return {"params": {"w": draw_uniform(key, 2)}}
 
     return models.Model(init, lambda key: jnp.zeros(()), loss, None)
 

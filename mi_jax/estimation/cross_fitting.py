@@ -17,7 +17,7 @@ from mi_jax import evaluation, sub_batches, training
 from mi_jax.estimation.config import EVERY, FitConfig
 from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, read_out_fold
 from mi_jax.estimation.splits import Split
-from mi_jax.models import Model
+from mi_jax.models import Model, Variables
 from mi_jax.training import layout, runs
 from mi_jax.training.layout import Layout
 
@@ -32,7 +32,7 @@ class Fitted(NamedTuple):
 
     Attributes:
       held_out: `HeldOut`.
-      params: the parameters at the validation optimum.
+      variables: the parameters at the validation optimum, with the constants.
       history: name -> (folds, rounds): "validation_loss" and the read-outs of the training batches; NaN after the stop.
       best_round: the round of the validation optimum; 0 is the start.
       last_round: how many rounds were made.
@@ -41,7 +41,7 @@ class Fitted(NamedTuple):
     """
 
     held_out: HeldOut
-    params: Any
+    variables: Variables
     history: Mapping[str, np.ndarray]
     best_round: np.ndarray
     last_round: np.ndarray
@@ -101,12 +101,13 @@ def fit_folds(
     compiled = time.perf_counter()
     trained = runs.run(programs.train, run_keys, on_chunk, inputs=inputs)
     ready = time.perf_counter()
-    params, best_round = layout.to_host(training.select_parameters(trained.states))
-    held_out = plan.join(programs.read_out(plan.place(params), plan.place_inputs(tests)))
-    seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
     states = trained.states
+    params, best_round = layout.to_host(training.select_parameters(states))
+    variables = {"params": params, **states.train.constants}
+    held_out = plan.join(programs.read_out(plan.place(variables), plan.place_inputs(tests)))
+    seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
     start_loss = states.start.losses.mean(axis=-1)
-    whole = Fitted(held_out, params, trained.history, best_round, states.round, states.diverged, start_loss)
+    whole = Fitted(held_out, variables, trained.history, best_round, states.round, states.diverged, start_loss)
     each = [slice(first, first + len(splits)) for first in range(0, len(places), len(splits))]
     return [jax.tree.map(lambda leaf, folds=folds: leaf[folds], whole) for folds in each], seconds
 
@@ -156,8 +157,9 @@ def _compiled(config: FitConfig, plan: Layout, inputs: Any, tests: Any) -> _Prog
     train = runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, inputs=train_inputs)
     many = lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype)  # noqa: E731
     placed = plan.placed_shapes(test_inputs._replace(per_run=jax.tree.map(many, test_inputs.per_run)))
-    params = jax.eval_shape(plan.split, train.states.best.params)
-    return _Programs(train, plan.compile(functools.partial(read_out_fold, config), params, placed))
+    variables = {"params": train.states.best.params, **train.states.train.constants}
+    split = jax.eval_shape(plan.split, variables)
+    return _Programs(train, plan.compile(functools.partial(read_out_fold, config), split, placed))
 
 
 def make_trainer(config: FitConfig) -> training.Trainer:
@@ -182,7 +184,7 @@ def make_trainer(config: FitConfig) -> training.Trainer:
         x, y = jax.tree.map(lambda numbers: numbers[: MOST_VALIDATION_GROUPS * size], valid).select(inputs.shared)
         # Not all groups at once, so that memory does not grow with their number.
         at_once = functools.partial(jax.lax.map, batch_size=max(1, evaluation.BLOCK_PAIRS // size**2))
-        return _group_losses(model, size, state.params, state.model_state, x, y, at_once)[0]
+        return _group_losses(model, size, state.variables, state.model_state, x, y, at_once)[0]
 
     return training.early_stopping(training.from_inputs(make_fold), losses, every=EVERY, patience=config.patience)
 
@@ -190,10 +192,10 @@ def make_trainer(config: FitConfig) -> training.Trainer:
 def _average_sub_batches(model: Model, size: int) -> Model:
     """A model whose loss is the mean over sub-batches of `size` rows; rows beyond the last full one are left out."""
 
-    def loss(params: Any, state: Any, x: Array, y: Array) -> Any:
+    def loss(variables: Variables, state: Any, x: Array, y: Array) -> Any:
         if len(x) < 2 * size:
-            return model.loss(params, state, x[:size], y[:size])
-        return jax.tree.map(lambda leaf: leaf.mean(axis=0), _group_losses(model, size, params, state, x, y))
+            return model.loss(variables, state, x[:size], y[:size])
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), _group_losses(model, size, variables, state, x, y))
 
     return model._replace(loss=loss)
 
@@ -203,8 +205,8 @@ def _all_at_once(function: Callable[[Any], Any], cut: Any) -> Any:
 
 
 def _group_losses(
-    model: Model, size: int, params: Any, state: Any, x: Array, y: Array, mapped: Callable[..., Any] = _all_at_once
+    model: Model, size: int, variables: Variables, state: Any, x: Array, y: Array, mapped: Callable[..., Any] = _all_at_once
 ) -> Any:
     """The loss of each full group of `size` rows, and the state and read-outs beside it."""
     parts = tuple(sub_batches.drop_remainder(rows, size) for rows in (x, y))
-    return mapped(lambda part: model.loss(params, state, *part), parts)
+    return mapped(lambda part: model.loss(variables, state, *part), parts)

@@ -141,7 +141,7 @@ def estimate(
         config=config,
         seconds=sets.seconds,
         columns=columns,
-        params=sets.data.params,
+        variables=sets.data.variables,
     )
 
 

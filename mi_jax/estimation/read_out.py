@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 from mi_jax import evaluation, training
 from mi_jax.estimation.config import READ_OUTS, FitConfig
-from mi_jax.models import Critic, Model
+from mi_jax.models import Critic, Model, Variables
 
 LEAST_TAU = 5.0
 TAU_QUANTILE = 0.95
@@ -81,22 +81,22 @@ class HeldOut(NamedTuple):
     group: Any
 
 
-def read_out_fold(config: FitConfig, params: Any, inputs: training.Inputs) -> HeldOut:
-    """Reads out one fold, given its parameters; `inputs` are all rows, and the fold's `ReadOutRows`."""
+def read_out_fold(config: FitConfig, variables: Variables, inputs: training.Inputs) -> HeldOut:
+    """Reads out one fold, given its variables; `inputs` are all rows, and the fold's `ReadOutRows`."""
     model, given = config.model(), inputs.per_run
     rows = {name: getattr(given, name).select(inputs.shared) for name in ("test", "valid", "train")}
     if model.critic is None:
-        return _read_out_densities(model, params, rows)
-    return _read_out_scores(config, model, model.critic, params, rows, given.tau)
+        return _read_out_densities(model, variables, rows)
+    return _read_out_scores(config, model, model.critic, variables, rows, given.tau)
 
 
 def _read_out_scores(
-    config: FitConfig, model: Model, critic: Critic, params: Any, rows: Mapping[str, Any], tau: Array
+    config: FitConfig, model: Model, critic: Critic, variables: Variables, rows: Mapping[str, Any], tau: Array
 ) -> HeldOut:
     # Whatever is not given is chosen on validation rows; the test rows are read once.
-    highest = jnp.quantile(model.log_ratio(params, *rows["valid"]), TAU_QUANTILE)
+    highest = jnp.quantile(model.log_ratio(variables, *rows["valid"]), TAU_QUANTILE)
     tau = jnp.where(jnp.isnan(tau), jnp.maximum(LEAST_TAU, highest), tau)
-    encode, pair = functools.partial(critic.encode, params), functools.partial(critic.pair, params)
+    encode, pair = functools.partial(critic.encode, variables), functools.partial(critic.pair, variables)
     log_ratios = lambda codes_x, codes_y: pair(codes_x, codes_y) - config.offset  # noqa: E731
     sum_pairs = functools.partial(evaluation.pair_sums, log_ratios, encode=encode, tau=tau, pairs=config.max_pairs)
     test, valid, train = (sum_pairs(*rows[name]) for name in ("test", "valid", "train"))
@@ -122,14 +122,14 @@ def _read_out_scores(
     )
 
 
-def _read_out_densities(model: Model, params: Any, rows: Mapping[str, Any]) -> HeldOut:
-    values = model.log_ratio(params, *rows["test"])
-    normaliser = evaluation.normaliser(model, params, *rows["test"])
+def _read_out_densities(model: Model, variables: Variables, rows: Mapping[str, Any]) -> HeldOut:
+    values = model.log_ratio(variables, *rows["test"])
+    normaliser = evaluation.normaliser(model, variables, *rows["test"])
     undefined = jnp.full((), jnp.nan)
     return HeldOut(
         value=jnp.mean(values),
         influence=values - jnp.mean(values),
-        train=jnp.mean(model.log_ratio(params, *rows["train"])),
+        train=jnp.mean(model.log_ratio(variables, *rows["train"])),
         others={},
         tau=undefined,
         clipped_joint=undefined,

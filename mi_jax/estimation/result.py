@@ -18,6 +18,7 @@ from mi_jax.estimation.combine import Independence
 from mi_jax.estimation.config import EVERY, READ_OUTS, FitConfig
 from mi_jax.estimation.cross_fitting import Seconds
 from mi_jax.estimation.diagnostics import Diagnostics
+from mi_jax.models import Variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -45,6 +46,9 @@ class Estimate:
       independence: the permutation test, if one was asked for.
       config: what was trained, and how.
       seconds: where the time went.
+      columns: the maps from rows to the columns that were used, of x and of y.
+      variables: the model's variables of each fold, each leaf with a leading axis of folds.
+      unit: "nats" or "bits".
     """
 
     mi: float
@@ -61,7 +65,7 @@ class Estimate:
     config: FitConfig
     seconds: Seconds
     columns: tuple[Columns, Columns]
-    params: Any
+    variables: Variables
     unit: str = "nats"
 
     def __repr__(self) -> str:
@@ -113,7 +117,7 @@ class Estimate:
             raise ValueError(f"{text}, got {self.config.estimator}")
         rows = tuple(columns(rows) for columns, rows in zip(self.columns, (x, y), strict=True))
         _checks.same_rows(x=rows[0], y=rows[1])
-        ratios = jax.jit(jax.vmap(self.config.model().log_ratio, in_axes=(0, None, None)))(self.params, *rows)
+        ratios = jax.jit(jax.vmap(self.config.model().log_ratio, in_axes=(0, None, None)))(self.variables, *rows)
         usable = np.isfinite(self.per_fold)
         return np.mean(np.asarray(ratios)[usable], axis=0) if usable.any() else np.full(len(rows[0]), np.nan)
 

@@ -27,7 +27,7 @@ _PLACES = ("kept", "constant", "duplicated")  # of columns
 def save(estimate: Any, path: str | Path) -> None:
     """Writes an estimate, whole or not at all; see `Estimate.save`."""
     arrays = {"per_fold": estimate.per_fold, "influence": estimate.influence}
-    arrays |= {f"params/{place}": np.asarray(leaf) for place, leaf in enumerate(jax.tree.leaves(estimate.params))}
+    arrays |= {f"variables/{place}": np.asarray(leaf) for place, leaf in enumerate(jax.tree.leaves(estimate.variables))}
     arrays |= {f"history/{name}": values for name, values in estimate.history.items()}
     for columns in estimate.columns:
         parts = {name: getattr(columns, name) for name in _PLACES}
@@ -97,7 +97,7 @@ def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn
         "config": config,
         "seconds": Seconds(**about["seconds"]),
         "columns": (columns[0], columns[1]),
-        "params": jax.tree.unflatten(structure, _numbered(arrays, "params/")),
+        "variables": jax.tree.unflatten(structure, _numbered(arrays, "variables/")),
     }
 
 

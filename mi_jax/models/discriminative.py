@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mi_jax import _checks, lazy_scores, sub_batches
 from mi_jax.estimators import Estimator, Nats, Scores
-from mi_jax.models.base import Critic, Model
+from mi_jax.models.base import Critic, Model, Variables
 from mi_jax.networks import critics
 from mi_jax.sub_batches import SubBatches
 
@@ -66,28 +66,28 @@ def discriminative(
         if sub_batch is not None:
             raise ValueError("row_block and sub_batch must not both be given: sub-batches are small already")
 
-    def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
-        return critic.init(key, x, y)
+    def init(key: PRNGKeyArray, x: Array, y: Array) -> Variables:
+        return cast(Variables, critic.init(key, x, y))
 
-    def encode(params: Any, x: Array, y: Array) -> tuple[Any, Any]:
-        return cast(tuple[Any, Any], critic.apply(params, x, y, method=critics.encode))
+    def encode(variables: Variables, x: Array, y: Array) -> tuple[Any, Any]:
+        return cast(tuple[Any, Any], critic.apply(variables, x, y, method=critics.encode))
 
-    def pair(params: Any, codes_x: Any, codes_y: Any) -> Float[Array, "n m"]:
-        return cast(Array, critic.apply(params, codes_x, codes_y, method=critics.pair))
+    def pair(variables: Variables, codes_x: Any, codes_y: Any) -> Float[Array, "n m"]:
+        return cast(Array, critic.apply(variables, codes_x, codes_y, method=critics.pair))
 
     scores = Critic(encode, pair).scores
 
-    def batch_scores(params: Any, x: Array, y: Array) -> Scores:
+    def batch_scores(variables: Variables, x: Array, y: Array) -> Scores:
         if row_block is not None and len(x) > row_block:
-            lazy = lazy_scores.make(jax.tree_util.Partial(pair, params), *encode(params, x, y), row_block)
+            lazy = lazy_scores.make(jax.tree_util.Partial(pair, variables), *encode(variables, x, y), row_block)
             return lazy if len(x) ** 2 > HELD_PAIRS else lazy.by_rows(lambda scores, _: scores)
         if sub_batch is None or len(x) < 2 * sub_batch:
-            return scores(params, x[:sub_batch], y[:sub_batch])
+            return scores(variables, x[:sub_batch], y[:sub_batch])
         parts = (sub_batches.drop_remainder(rows, sub_batch) for rows in (x, y))
-        return SubBatches(jax.vmap(functools.partial(scores, params))(*parts))
+        return SubBatches(jax.vmap(functools.partial(scores, variables))(*parts))
 
-    def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Nats, tuple[Any, dict[str, Nats]]]:
-        batch = batch_scores(params, x, y)
+    def loss(variables: Variables, state: Any, x: Array, y: Array) -> tuple[Nats, tuple[Any, dict[str, Nats]]]:
+        batch = batch_scores(variables, x, y)
         value, state = estimator.objective(batch, state)
         # Behind the barrier the read-outs share no arithmetic with the objective. Without it, XLA fused shared arithmetic
         # with the gradient's on one device and not on two, and the last bits of the read-outs changed.
@@ -95,9 +95,9 @@ def discriminative(
         nats = {name: read(apart) for name, read in estimator.read_out.items()}
         return -value, (state, nats)
 
-    def log_ratio(params: Any, x: Array, y: Array) -> Float[Array, " n"]:
+    def log_ratio(variables: Variables, x: Array, y: Array) -> Float[Array, " n"]:
         # One pair at a time under vmap: n rows go through the critic, instead of the n² pairs of a matrix.
-        paired = jax.vmap(lambda xi, yi: scores(params, xi[None], yi[None])[0, 0])
+        paired = jax.vmap(lambda xi, yi: scores(variables, xi[None], yi[None])[0, 0])
         return paired(x, y) - estimator.offset
 
     return Model(init, lambda _: estimator.init(), loss, log_ratio, Critic(encode, pair))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mi_jax import _checks
-from mi_jax.models.base import Model
+from mi_jax.models.base import Model, Variables
 from mi_jax.networks import Flow, JointRealNVP, RealNVP
 
 LogDensity = Float[Array, " n"]
@@ -173,17 +173,19 @@ def _quotient(name: str, parts: Mapping[str, _Part], log_marginal: Callable[[Arr
     """
     draws = any(getattr(part.density, "stochastic", False) for part in parts.values())
 
-    def init(key: PRNGKeyArray, x: Array, y: Array) -> Any:
+    def init(key: PRNGKeyArray, x: Array, y: Array) -> Variables:
         _checks.same_rows(x=x, y=y)
-        keys = jax.random.split(key, len(parts))
-        each = zip(parts.items(), keys, strict=True)
-        return {role: part.density.init(own_key, *part.arguments(x, y)) for (role, part), own_key in each}
+        variables: dict[str, dict[str, Any]] = {"params": {}}
+        for (role, part), part_key in zip(parts.items(), jax.random.split(key, len(parts)), strict=True):
+            for collection, values in part.density.init(part_key, *part.arguments(x, y)).items():
+                variables.setdefault(collection, {})[role] = values
+        return variables
 
-    def log_densities(params: Any, x: Array, y: Array, key: PRNGKeyArray | None) -> dict[str, LogDensity]:
+    def log_densities(variables: Variables, x: Array, y: Array, key: PRNGKeyArray | None) -> dict[str, LogDensity]:
         _checks.same_rows(x=x, y=y)
         streams = [None] * len(parts) if key is None else [{"sample": own} for own in jax.random.split(key, len(parts))]
         made = {
-            role: part.density.apply(params[role], *part.arguments(x, y), rngs=stream)
+            role: part.density.apply(select_role(variables, role), *part.arguments(x, y), rngs=stream)
             for (role, part), stream in zip(parts.items(), streams, strict=True)
         }
         return {role: _one_a_row(log_density, x, role) for role, log_density in made.items()}
@@ -192,17 +194,22 @@ def _quotient(name: str, parts: Mapping[str, _Part], log_marginal: Callable[[Arr
         learned = jnp.stack([part.sign * logs[role] for role, part in parts.items()]).sum(axis=0)
         return learned if log_marginal is None else learned - _one_a_row(log_marginal(x), x, "log_marginal")
 
-    def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+    def loss(variables: Variables, state: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, dict[str, Array]]]:
         state, key = jax.random.split(state) if draws else (state, None)
-        logs = log_densities(params, x, y, key)
+        logs = log_densities(variables, x, y, key)
         # Behind the barrier the read-out shares no arithmetic with the loss, as in the discriminative model.
         apart = jax.lax.optimization_barrier(jax.lax.stop_gradient(logs))
         return -jnp.stack(list(logs.values())).mean(axis=1).sum(), (state, {name: ratio(apart, x).mean()})
 
-    def log_ratio(params: Any, x: Array, y: Array) -> LogDensity:
-        return ratio(log_densities(params, x, y, jax.random.key(LOG_RATIO_KEY) if draws else None), x)
+    def log_ratio(variables: Variables, x: Array, y: Array) -> LogDensity:
+        return ratio(log_densities(variables, x, y, jax.random.key(LOG_RATIO_KEY) if draws else None), x)
 
     return Model(init, lambda key: key if draws else (), loss, log_ratio)
+
+
+def select_role(variables: Variables, role: str) -> Variables:
+    """The variables of one density of a generative model, such as "joint", as its module takes them."""
+    return {collection: parts[role] for collection, parts in variables.items() if role in parts}
 
 
 def _one_a_row(log_density: Any, x: Array, role: str) -> LogDensity:

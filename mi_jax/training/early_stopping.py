@@ -82,7 +82,7 @@ def early_stopping(
       >>> model = models.discriminative(networks.BilinearCritic(), estimators.infonce())
       >>> trainer = training.trainer(model, lambda key, step: task.sample(key, 64))
       >>> x, y = task.sample(jax.random.key(1), 64)
-      >>> losses = lambda state, inputs: model.loss(state.params, state.model_state, x, y)[0][None]
+      >>> losses = lambda state, inputs: model.loss(state.variables, state.model_state, x, y)[0][None]
       >>> stopping = training.early_stopping(trainer, losses, every=10, patience=3)
       >>> fit = training.fit(stopping, jax.random.split(jax.random.key(0), 2), steps=20)
       >>> bool((fit.states.best_round <= fit.states.round).all())

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mi_jax import _checks
-from mi_jax.models import Model
+from mi_jax.models import Model, Variables
 
 Batch = Callable[[PRNGKeyArray, Int[Array, ""]], tuple[Array, Array]]
 
@@ -42,11 +42,12 @@ class TrainState(NamedTuple):
     Attributes:
       key: the seed's key for drawing batches; it never changes.
       step: number of updates made.
-      params: the model's parameters; always finite, if they were so at the start.
+      params: the model's parameters, its collection "params"; always finite, if they were so at the start.
       opt_state: the optimiser's state.
       model_state: the model's state: for MINE, the log of its moving average.
       diverged: whether the squares of a gradient, or the parameters after its update, had no finite sum. Such a run is
         frozen: its parameters and `step` stay those before that update, and its read-outs are NaN from then on.
+      constants: the model's other collections, which neither training nor the optimiser sees.
     """
 
     key: PRNGKeyArray
@@ -55,6 +56,12 @@ class TrainState(NamedTuple):
     opt_state: Any
     model_state: Any
     diverged: Bool[Array, ""]
+    constants: Any = ()
+
+    @property
+    def variables(self) -> Variables:
+        """Parameters and constants, as the model's functions take them."""
+        return {"params": self.params, **dict(self.constants)}
 
 
 class Trainer(NamedTuple):
@@ -101,7 +108,7 @@ def trainer(
       batch: `(key, step) -> (x, y)`, a fresh batch of paired rows for the step; the step is there for a task that changes,
         as the staircase does.
       optimizer: an optax optimiser; by default the paper's `adam()`.
-      example: (x, y), the rows that `model.init` is given, for a model that fits some of its parameters to them; by default
+      example: (x, y), the rows that `model.init` is given, for a model that fits constants to them; by default
         one batch, of which other models only want the shapes.
 
     Returns:
@@ -133,15 +140,19 @@ def trainer(
         step = jnp.zeros((), jnp.int32)
         # Most models only read the shapes; then the compiler drops the drawing of this batch.
         x, y = batch(batch_key, step) if example is None else example
-        params = model.init(params_key, x, y)
+        constants = dict(model.init(params_key, x, y))
+        params = constants.pop("params", {})
         model_state = model.init_state(jax.random.fold_in(batch_key, jnp.uint32(MODEL_NUMBER)))
-        return TrainState(batch_key, step, params, optimizer.init(params), model_state, jnp.zeros((), bool))
+        return TrainState(batch_key, step, params, optimizer.init(params), model_state, jnp.zeros((), bool), constants)
 
     def step(state: TrainState, inputs: Inputs = NO_INPUTS) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
         del inputs
         x, y = batch(jax.random.fold_in(state.key, state.step), state.step)
-        gradient = jax.grad(model.loss, has_aux=True)
-        grads, (model_state, nats) = gradient(state.params, state.model_state, x, y)
+
+        def loss(params: Any) -> Any:
+            return model.loss(state._replace(params=params).variables, state.model_state, x, y)
+
+        grads, (model_state, nats) = jax.grad(loss, has_aux=True)(state.params)
         # The gradients are read twice. Without the barrier the compiler fuses the two readings differently in different
         # programs, and the last bits change.
         grads = jax.lax.optimization_barrier(grads)

@@ -222,6 +222,6 @@ def test_every_critic_of_estimate_is_named_in_the_details():
 def test_the_example_can_be_saved(tmp_path):
     """So that the examples stay what `estimation` makes."""
     critic = networks.BilinearCritic()
-    params = critic.init(jax.random.key(0), np.zeros((2, 2), np.float32), np.zeros((2, 1), np.float32))
-    examples.estimate(params=params).save(tmp_path / "out.npz")
+    variables = critic.init(jax.random.key(0), np.zeros((2, 2), np.float32), np.zeros((2, 1), np.float32))
+    examples.estimate(variables=variables).save(tmp_path / "out.npz")
     assert (tmp_path / "out.npz").exists()

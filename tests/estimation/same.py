@@ -9,4 +9,4 @@ def assert_same(one, other):
     assert (one.mi, one.stderr, one.interval, one.warnings) == (other.mi, other.stderr, other.interval, other.warnings)
     np.testing.assert_array_equal(one.per_fold, other.per_fold)
     np.testing.assert_array_equal(one.influence, other.influence)
-    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)

@@ -67,7 +67,7 @@ def equal(ours, theirs):
 
 
 def params_of(fitted, seed):
-    return jax.tree.map(lambda leaf: leaf[seed], fitted.params)
+    return jax.tree.map(lambda leaf: leaf[seed], fitted.variables)
 
 
 @functools.cache
@@ -162,7 +162,7 @@ def changed(rows, numbers):
 
 def trained(found, seed):
     """All of a seed that training and validation make."""
-    made = found.params, found.history, found.best_round, found.last_round, found.held_out.tau
+    made = found.variables, found.history, found.best_round, found.last_round, found.held_out.tau
     return jax.tree.map(lambda leaf: leaf[seed], made)
 
 
@@ -211,7 +211,7 @@ def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
     inputs = training.Inputs(rows, cross_fitting._train_rows(PARTS[0], np.arange(N)))
     state = jax.jit(cross_fitting.make_trainer(BILINEAR).init)(KEYS[0], inputs)
     assert state.start.losses.shape == (3,)
-    assert check_few_groups_validate(BILINEAR, rows, state.best.params, 0, state.start.losses.mean()) > 0.01
+    assert check_few_groups_validate(BILINEAR, rows, {"params": state.best.params}, 0, state.start.losses.mean()) > 0.01
 
 
 @pytest.mark.slow
@@ -255,7 +255,7 @@ def test_what_is_held_out_is_the_bound_of_the_test_rows(config, rows, fitted):
 
 def test_a_given_tau_is_the_one_used(config, rows, fitted):
     (other,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS, tau=0.5)
-    equal(other.params, fitted.params)
+    equal(other.variables, fitted.variables)
     np.testing.assert_array_equal(other.held_out.tau, 0.5)
     for seed, part in enumerate(PARTS):
         s = score_matrix(config, params_of(other, seed), rows, part.test)

@@ -11,7 +11,7 @@ from mi_jax.estimation.read_out import HeldOut
 HELD_OUT = {name: np.array([0.9, 1.1, 99.0]) for name in HeldOut._fields}
 FITTED = Fitted(
     held_out=HeldOut(**HELD_OUT | {"others": {"dv": np.array([0.9, 1.1, 99.0])}, "group": np.full(3, 20.0)}),
-    params=None,
+    variables={},
     history={"validation_loss": np.array([[0.5, -0.4, -0.2], [0.3, -0.6, np.nan], [99.0, np.nan, np.nan]])},
     best_round=np.array([2, 2, 1]),
     last_round=np.array([3, 2, 1]),

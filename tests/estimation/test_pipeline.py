@@ -455,7 +455,7 @@ def lose_seeds(monkeypatch):
             lost = np.isin(np.arange(5), seeds)
             to_nan = lambda leaf: np.where(lost.reshape(-1, *[1] * (np.ndim(leaf) - 1)), np.nan, leaf)  # noqa: E731
             return [
-                one._replace(diverged=lost, **jax.tree.map(to_nan, {"held_out": one.held_out, "params": one.params}))
+                one._replace(diverged=lost, **jax.tree.map(to_nan, {"held_out": one.held_out, "variables": one.variables}))
                 for one in whole
             ], seconds
 

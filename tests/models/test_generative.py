@@ -47,7 +47,7 @@ def log_densities(params, x, y):
         "conditional": lambda p: FLOW.apply(p, x, y),
         "marginal": lambda p: FLOW.apply(p, x),
     }
-    return {role: values[role](own) for role, own in params.items()}
+    return {role: values[role](models.select_role(params, role)) for role in params["params"]}
 
 
 @every_model
@@ -129,7 +129,7 @@ def test_a_linear_conditional_gaussian_holds_the_exact_conditional():
     kernel = np.hstack([-rho / scale * np.eye(dim), np.zeros((dim, dim))])
     bias = np.concatenate([np.zeros(dim), np.full(dim, 6 * np.arctanh(-np.log(scale) / 6))])
     layer = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
-    params = {"conditional": {"params": {"affine": {"conditioner": {"Dense_0": layer}}}}}
+    params = {"params": {"conditional": {"affine": {"conditioner": {"Dense_0": layer}}}}}
     model = models.ba(log_normal, networks.ConditionalGaussian(hidden=()))
     task = tasks.gaussian(dim, float(tasks.rho_to_mi(rho, dim)))
     x, noise = draw_normal(2, 100, dim)

@@ -156,7 +156,8 @@ def check_training(name, hidden, layers, steps, rows, learning_rate, pairs):
         start = model._replace(init=lambda *_: params)
         recipe = training.trainer(start, lambda key, step: (xs[step], ys[step]), training.adam(learning_rate))
         state, history = training.scan_steps(recipe, recipe.init(jax.random.key(0)), steps)
-        return history, model.log_ratio(state.params, x, y), name in FREE_IN_X and model.critic.scores(state.params, x, y)
+        scores = name in FREE_IN_X and model.critic.scores(state.variables, x, y)
+        return history, model.log_ratio(state.variables, x, y), scores
 
     x, y = draw_pairs(pairs, seed=1)
     params = model.init(jax.random.key(0), xs[0, :PAIRS], ys[0, :PAIRS])

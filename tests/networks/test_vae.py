@@ -166,7 +166,7 @@ def trained_gm():
 def one_latent(trained_gm):
     """(VAE, params, images of two channels)."""
     module, _, state, _, x, y = trained_gm
-    return module, state.params["joint"], np.stack([x[:8], y[:8]], axis=-1)
+    return module, {"params": state.params["joint"]}, np.stack([x[:8], y[:8]], axis=-1)
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +237,12 @@ def test_images_are_stacked_over_their_channels():
 def test_gm_draws_afresh_each_step_and_its_log_ratio_is_a_function(trained_gm):
     _, model, state, _, x, y = trained_gm
     loss = jax.jit(model.loss)
-    first, (later, _) = loss(state.params, state.model_state, x, y)
-    second, _ = loss(state.params, later, x, y)
+    first, (later, _) = loss(state.variables, state.model_state, x, y)
+    second, _ = loss(state.variables, later, x, y)
     assert first != second
-    np.testing.assert_array_equal(*jax.jit(lambda params: [model.log_ratio(params, x, y) for _ in range(2)])(state.params))
+    np.testing.assert_array_equal(
+        *jax.jit(lambda params: [model.log_ratio(params, x, y) for _ in range(2)])(state.variables)
+    )
 
 
 def test_gm_of_a_vae_trains(trained_gm):
@@ -259,7 +261,7 @@ def test_gm_of_three_vaes_trains():
     model, state, ratios = train_gm(module, module, x, y, 100, 1e-2)
     loss = jax.jit(model.loss)
     before, _ = loss(model.init(jax.random.key(0), x, y), state.model_state, x, y)
-    after, _ = loss(state.params, state.model_state, x, y)
+    after, _ = loss(state.variables, state.model_state, x, y)
     assert not state.diverged
     assert ratios.shape == (100,)
     # The zeros of y, 18 pixels in both p(y) and p(x, y), cost log 8 each before and nothing when learned.

@@ -145,7 +145,7 @@ def real(patience=2, poison=None, critic=networks.BilinearCritic()):  # noqa: B0
         return x if poison is None else jnp.where(step == poison, jnp.inf, x), y
 
     def losses(state, inputs=None):
-        return jax.vmap(lambda x, y: model.loss(state.params, (), x, y)[0])(*rows)
+        return jax.vmap(lambda x, y: model.loss(state.variables, (), x, y)[0])(*rows)
 
     recipe = training.trainer(model, batch, training.adam(0.1))
     return training.early_stopping(recipe, losses, every=5, patience=patience), losses

@@ -55,7 +55,7 @@ def test_read_outs_are_of_the_parameters_before_the_update_on_the_steps_own_batc
     @jax.jit
     def look(state, step):
         x, y = simple.draw_batch(jax.random.fold_in(state.key, step))
-        _, (_, expected) = model.loss(state.params, state.model_state, x, y)
+        _, (_, expected) = model.loss(state.variables, state.model_state, x, y)
         return recipe.step(state), expected
 
     state = start(recipe)
@@ -84,7 +84,7 @@ def test_every_step_draws_a_fresh_batch_and_seeds_differ():
 
 def make_model_of_one_number(loss):
     """A model of one number, whose state is a key."""
-    return models.Model(lambda key, x, y: {"w": jnp.zeros(())}, lambda key: key, loss, None)
+    return models.Model(lambda key, x, y: {"params": {"w": jnp.zeros(())}}, lambda key: key, loss, None)
 
 
 def test_the_task_may_change_with_the_step():
@@ -92,7 +92,10 @@ def test_the_task_may_change_with_the_step():
         level = tasks.staircase(step, levels=(1.0, 3.0), every=2)
         return jnp.full((4, 2), level), jnp.zeros((4, 2))
 
-    model = make_model_of_one_number(lambda params, state, x, y: (params["w"] ** 2, (state, {"level": x.mean()})))
+    def loss(variables, state, x, y):
+        return variables["params"]["w"] ** 2, (state, {"level": x.mean()})
+
+    model = make_model_of_one_number(loss)
     recipe = training.trainer(model, batch)
     np.testing.assert_array_equal(scan(recipe, start(recipe), 4)[1]["level"], [1.0, 1.0, 3.0, 3.0])
 
@@ -163,7 +166,7 @@ def test_fixed_read_outs_are_those_of_fresh_batches_at_the_same_parameters():
 
     @jax.jit
     def read_fresh(state, key):
-        read = lambda key: model.loss(state.params, state.model_state, *simple.draw_batch(key))[1][1]["error"]  # noqa: E731
+        read = lambda key: model.loss(state.variables, state.model_state, *simple.draw_batch(key))[1][1]["error"]  # noqa: E731
         return jax.vmap(read)(jax.random.split(key, 400))
 
     expected = np.asarray(read_fresh(state, jax.random.key(9)))
@@ -173,9 +176,9 @@ def test_fixed_read_outs_are_those_of_fresh_batches_at_the_same_parameters():
 
 
 def test_fixed_read_outs_of_a_model_that_draws_draw_afresh_for_each_batch():
-    def loss(params, key, x, y):
+    def loss(variables, key, x, y):
         key, own = jax.random.split(key)
-        return params["w"] ** 2, (key, {"drawn": jax.random.uniform(own)})
+        return variables["params"]["w"] ** 2, (key, {"drawn": jax.random.uniform(own)})
 
     rows = jnp.zeros((4, 2))
     recipe = training.trainer(make_model_of_one_number(loss), lambda key, step: (rows, rows))
@@ -211,8 +214,8 @@ def test_inputs_are_traced_and_act():
 def test_a_gradient_that_overflows_when_squared_freezes_a_run():
     """Adam would keep an infinite second moment, and never move again, without a word."""
 
-    def loss(params, state, x, y):
-        return 1e22 * (params["w"] - 1.0), (state, {"drawn": x.mean()})
+    def loss(variables, state, x, y):
+        return 1e22 * (variables["params"]["w"] - 1.0), (state, {"drawn": x.mean()})
 
     rows = jnp.zeros((4, 2))
     recipe = training.trainer(make_model_of_one_number(loss), lambda key, step: (rows, rows))
@@ -232,22 +235,41 @@ def check_means(model, read_means):
 
     keys = jax.random.key(0), jax.random.key(1)
     for state, pair in zip(look(keys, tuple(batch), tuple(rows)), (rows, batch), strict=True):
-        for mean, values in zip(read_means(state.params), pair, strict=True):
+        for mean, values in zip(read_means(state.variables), pair, strict=True):
             np.testing.assert_allclose(mean, np.mean(values, axis=0, dtype=float), atol=1e-6)
         chex.assert_trees_all_equal_shapes(optax.tree.get(state.opt_state, "mu"), state.params)
 
 
 def test_a_model_is_initialised_on_the_example_rows_if_there_are_any():
-    model = simple.make_model()._replace(init=lambda key, x, y: {"means": (x.mean(axis=0), y.mean(axis=0))})
-    check_means(model, lambda params: params["means"])
+    model = simple.make_model()._replace(init=lambda key, x, y: {"params": {"means": (x.mean(axis=0), y.mean(axis=0))}})
+    check_means(model, lambda variables: variables["params"]["means"])
 
 
 @pytest.mark.slow
 def test_a_gaussian_critic_keeps_the_means_of_the_example_rows():
     model = models.discriminative(networks.GaussianCritic(hidden=(8,)), estimators.js())
 
-    def read_means(params):
-        fit = params["gaussian"]["fit"]
+    def read_means(variables):
+        fit = variables["gaussian"]["fit"]
         return fit.mean_x, fit.mean_y
 
     check_means(model, read_means)
+
+
+def test_constants_are_neither_trained_nor_decayed():
+    """Weight decay moves every parameter, with or without a gradient; constants are no parameters."""
+
+    def loss(variables, state, x, y):
+        error = (variables["params"]["w"] - variables["fitted"]["mean"]) ** 2
+        return error, (state, {"error": jax.lax.stop_gradient(error)})
+
+    model = simple.make_model()._replace(
+        init=lambda key, x, y: {"params": {"w": jnp.ones(())}, "fitted": {"mean": x.mean()}}, loss=loss
+    )
+    rows = jnp.full((4, 2), 3.0)
+    trainer = training.trainer(model, lambda key, step: (rows, rows), optax.adamw(0.1, weight_decay=0.5))
+    after, history = scan(trainer, start(trainer), 5)
+    assert float(after.constants["fitted"]["mean"]) == 3.0
+    assert history["error"][-1] < history["error"][0] == 4.0
+    chex.assert_trees_all_equal_structs(optax.tree.get(after.opt_state, "mu"), {"w": 0.0}, after.params)
+    assert set(after.variables) == {"params", "fitted"}
