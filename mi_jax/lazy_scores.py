@@ -37,13 +37,13 @@ class LazyScores(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of the matrix."""
+        """The shape of the matrix."""
         n = len(jax.tree.leaves(self.y)[0])
         return n, n
 
     @property
     def dtype(self) -> Any:
-        """Of a score as it is reduced."""
+        """The type that scores have when they are reduced."""
         first = jax.tree.map(lambda leaf: leaf[0], self.x)
         return jnp.promote_types(jax.eval_shape(self.pair, first, self.y).dtype, jnp.float32)
 

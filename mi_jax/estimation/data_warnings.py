@@ -74,14 +74,14 @@ def warn_of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw
     Args:
       x: (n, dx) transformed rows.
       y: (n, dy) their partners.
-      raw: the same before the transform: of several columns a linear relation is one only there, and a smooth relation of
-        ranks is rough.
+      raw: the same before the transform. A linear relation of several columns is linear only there, and a relation that is
+        smooth there may be rough between ranks.
     """
     warnings, raw = {}, raw or (x, y)
     left, right = (_distinct(rows).size for rows in (x, y))
     counts = _distinct(np.hstack([x, y]))
     share = 1 - counts.size / len(x)
-    # Of discrete variables equal pairs are to be expected; they are fewer than their values allow.
+    # Discrete variables give equal pairs too; their distinct pairs are fewer than those of their values.
     if share > LARGEST_DUPLICATES and max(left, right) == counts.size > len(x) / 10:
         by_chance = math.prod(_coincidence(np.unique(column, return_counts=True)[1]) for column in (*x.T, *y.T))
         if _coincidence(counts) > MORE_THAN_CHANCE * by_chance:
@@ -89,24 +89,24 @@ def warn_of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw
                 f"{share:.0%} of the rows repeat another: training and test rows then share pairs, and the estimate is too "
                 "high; leave repetitions out"
             )
-    # In random order: of sorted rows the first ones would not be like the others.
+    # Rows are taken in random order, since the first of sorted rows would not be like the others.
     order = np.random.default_rng(0).permutation(len(x))[:MOST_ROWS]
     if min(left, right) > len(x) / 2 and _without_noise((x[order], y[order]), (raw[0][order], raw[1][order])):
         warnings["deterministic"] = (
             "x and y look like a relation without noise: the mutual information of such continuous variables is infinite, "
-            "and any estimate is a matter of the resolution of the data"
+            "and the estimate only shows the resolution of the data"
         )
     return warnings
 
 
 def _distinct(rows: np.ndarray) -> np.ndarray:
-    """How often each of the distinct rows is there."""
+    """How often each of the distinct rows occurs."""
     rows = np.ascontiguousarray(rows)
     return np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))), return_counts=True)[1]
 
 
 def _coincidence(counts: np.ndarray) -> float:
-    """The chance that two different rows are equal, of how often each value is there."""
+    """The chance that two different rows are equal, given how often each value occurs."""
     return float(counts @ (counts - 1)) / (counts.sum() * (counts.sum() - 1))
 
 
@@ -124,12 +124,12 @@ def _linearly_determined(x: np.ndarray, y: np.ndarray) -> bool:
     left, right = (_whitened(rows) for rows in (x, y))
     axes_x, correlations, axes_y = np.linalg.svd(left.T @ right)
     a, b = left @ axes_x[:, 0], right @ axes_y[0]
-    # Of heavy tails a few rows alone can make the correlation, and the others then stand apart.
+    # With heavy tails a few rows alone can make the correlation; then the other rows stand apart.
     return bool(correlations[0] ** 2 > 1 - LINEAR**2 and _spread(a - b) < LINEAR * _spread(a) and _continuous(a))
 
 
 def _continuous(values: np.ndarray) -> bool:
-    """Whether most values are there once: labels may determine one another, and their information is finite."""
+    """Whether most values occur once. Labels may determine one another, but their information is finite."""
     return len(np.unique(np.round(values / max(_spread(values), np.finfo(float).tiny), 6))) > len(values) / 2
 
 
@@ -148,9 +148,9 @@ def _whitened(rows: np.ndarray) -> np.ndarray:
 
 
 def _determined(ranked: Rows, raw: Rows) -> bool:
-    """Whether a column of one is a function of the other, to which more rows come ever nearer: one without noise.
+    """Whether a column of one is a smooth function of the other, without noise.
 
-    What a column differs by from a plane through the neighbours falls with the number of rows, but for noise.
+    The distance of a column from a plane through its neighbours falls as the number of rows grows; noise keeps it up.
     """
     count = len(raw[0])
     ranked, raw = ((_scaled(rows[0]), _scaled(rows[1])) for rows in (ranked, raw))
@@ -159,7 +159,7 @@ def _determined(ranked: Rows, raw: Rows) -> bool:
         if dim > 2 or count < FEWEST_ROWS[dim]:
             continue
         whole, quarter = (_roughness(raw[given][:part], raw[of][:part]) for part in (count, count // 4))
-        # Of a smooth function it goes as the distance squared, and so falls to 4^(-2/d).
+        # For a smooth function it goes as the squared distance of neighbours, so four times the rows take it to 4^(-2/d).
         smooth = (whole < DETERMINISTIC) & (whole < 2 * 4.0 ** (-2 / dim) * quarter)
         # Raw values that are mostly tiny lie close together without being determined; their ranks do not.
         if smooth.any():

@@ -53,7 +53,7 @@ class Standardize(NamedTuple):
         """The one that gives these rows mean 0 and standard deviation 1 in every coordinate.
 
         Raises:
-          ValueError: if a coordinate is not finite, or constant but for rounding.
+          ValueError: if a coordinate is not finite, or constant up to rounding.
         """
         array = _checks.floating(rows, "rows")
         flat = np.asarray(flatten_rows(array), np.float64)  # so that the mean of equal numbers is that number

@@ -16,7 +16,7 @@ from mi_jax.networks.mlp import dense_layers, flatten_rows, kernel_init, through
 
 PAPER_CHANNELS = (64, 128)
 PAPER_DENSE = (1024,)
-# Of every convolution here, and so of the functions below: 5 x 5, stride 2, padding 2.
+# Every convolution here has 5 x 5 taps, stride 2 and padding 2; the functions below rely on it.
 SIZE, STRIDE, PADDING = 5, 2, 2
 OFFSETS = tuple((i, j) for i in range(SIZE) for j in range(SIZE))
 
@@ -39,8 +39,8 @@ def _native(images: Float[Array, "n h w c"], kernel: Float[Array, "5 5 c f"]) ->
 def convolve(images: Float[Array, "n h w c"], kernel: Float[Array, "5 5 c f"]) -> Float[Array, "n hh ww f"]:
     """The convolution of 5 x 5, stride 2 and padding 2.
 
-    Its gradients are XLA's own, but on CPUs matrix products: inside of a loop, as `lax.scan` is, XLA's CPU compiler makes
-    them many times slower than outside, that of the kernel above all.
+    On accelerators its gradients are XLA's own. On CPUs they are matrix products, because XLA's CPU compiler makes its own
+    many times slower inside a loop such as `lax.scan`, that of the kernel above all.
     """
     return _native(images, kernel)
 

@@ -24,7 +24,7 @@ def dense_layers(
 ) -> list[nn.Dense]:
     """Dense layers of these sizes, called Dense_0, Dense_1, …, for a module's `setup` or for its compact method.
 
-    Products are of `dtype`, but for the last layer's, which are of the parameters' type.
+    Products have the type `dtype`; those of the last layer have the parameters' type.
     """
     inits, types = {len(sizes) - 1: last_init}, {len(sizes) - 1: None}
     return [

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from mi_jax.networks.conv import PAPER_CHANNELS, PAPER_DENSE, ConvDecoder, ConvEncoder, as_images
 from mi_jax.networks.mlp import MLP
 
-# Of log α and log β: below, a pixel is certain to 1e-4 nats; above, lgamma's rounding in float32 would be seen.
+# Limits of log α and log β. Below, a pixel is certain to 1e-4 nats; above, lgamma's rounding in float32 would show.
 LOWEST, HIGHEST = -12.0, 7.0
 
 
@@ -31,7 +31,7 @@ def beta_binomial(
       log_beta: and log β likewise.
 
     Returns:
-      Log probabilities, in nats, of the same shape: -inf outside of 0 to N, else at most 0 but for rounding.
+      Log probabilities, in nats, of the same shape: -inf outside of 0 to N, else at most 0 up to rounding.
 
     Example:
       >>> import jax.numpy as jnp
