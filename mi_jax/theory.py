@@ -1,8 +1,8 @@
 """Sections 4.1 and 5 as numbers: Theorems 2 to 4, Corollary 1, printed and corrected; and the Gaussian task's exact laws.
 
-Each function gives a number about a sample that is yet to be drawn, computed in float64 on the host: arguments are Python numbers or
-NumPy arrays, which broadcast (the batch sizes and the clipped moments take one number each). r* is the true density ratio
-dP/dQ, and I = D_KL(P ‖ Q) the mutual information, in nats.
+Each function gives a number about a sample that is yet to be drawn, computed in float64 on the host: arguments are Python
+numbers or NumPy arrays, which broadcast (the batch sizes and the clipped moments take one number each). r* is the true
+density ratio dP/dQ, and I = D_KL(P ‖ Q) the mutual information, in nats.
 
 There are two ways to draw pairs from Q: "independent", n fresh pairs as in the theorems, and "off_diagonal", the n(n - 1)
 pairs (x_i, y_j), i ≠ j, of one batch of n joint pairs, as everyone uses it.

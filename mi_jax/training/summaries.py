@@ -1,7 +1,7 @@
 """What a study found: the bias, the variances and the MSE of every read-out under every setting.
 
-There are three variances, and they are never mixed: over batches at a fixed critic; over seeds at a fixed iteration; and over
-the iterations of a run, which is what Table 2 of the paper prints.
+There are three variances, and they are never mixed: over batches at a fixed critic; over seeds at a fixed iteration; and
+over the iterations of a run, which is what Table 2 of the paper prints.
 """
 
 import math
