@@ -25,7 +25,8 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from benchmarks import cli, machine, rows
+from benchmarks import rows
+from benchmarks.lib import cli, machine
 from mi_jax import tasks
 from mi_jax.tasks import Task
 
@@ -127,7 +128,7 @@ def run_estimate(case: Case, seed: int, options: Mapping[str, Any]) -> dict[str,
         "sample_seconds": sampled - started,
         "seconds": found.seconds._asdict(),
         "memory_mib": {"before": before, "peak": machine.peak_memory()},
-        "environment": rows.environment(),
+        "environment": machine.environment(),
     }
 
 

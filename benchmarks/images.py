@@ -27,8 +27,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from benchmarks import cli, images_figures, machine, rows
+from benchmarks import images_figures, rows
 from benchmarks.images_figures import LESS
+from benchmarks.lib import cli, machine
 from mi_jax import datasets, estimators, evaluation, groups, models, networks, training
 from mi_jax.training import seeds
 
@@ -248,7 +249,7 @@ class Runner:
         for place, seed in enumerate(group):
             yield {
                 "config": cell.config(seed),
-                "environment": rows.environment(),
+                "environment": machine.environment(),
                 "diverged": bool(fit.diverged[place]),
                 "compile_seconds": round(programs.compile_seconds, 3) if fresh else 0.0,
                 "run_seconds": round(seconds / len(group), 3),

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 from tabulate import tabulate
 
-from benchmarks import drawing, machine
+from benchmarks.lib import figures as drawing
+from benchmarks.lib import machine
 from mi_jax import consistency, datasets
 from mi_jax.consistency import Measured
 

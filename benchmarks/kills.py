@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks import cli, machine
+from benchmarks.lib import cli, machine
 from benchmarks.study import Protocol
 from mi_jax.training import Study, seeds
 

@@ -21,7 +21,8 @@ from jaxtyping import Array
 from scipy import stats
 from tabulate import tabulate
 
-from benchmarks import cli, machine, rows
+from benchmarks import rows
+from benchmarks.lib import cli, machine
 from mi_jax import estimators, models, networks, tasks, training
 from mi_jax.training import seeds
 
@@ -66,7 +67,7 @@ class Cell:
                 "diverged": int(fit.diverged.sum()),
                 "run_seconds": round(fit.run_seconds, 2),
             }
-        return {"config": asdict(self), "environment": rows.environment(), "types": found}
+        return {"config": asdict(self), "environment": machine.environment(), "types": found}
 
 
 def interval(differences: np.ndarray) -> str:

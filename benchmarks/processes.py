@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import mi_jax
-from benchmarks import machine
+from benchmarks.lib import machine
 from mi_jax import blocks, estimators, evaluation, models, networks, tasks, training
 
 # The task of `benchmarks.throughput`.

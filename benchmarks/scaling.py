@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from benchmarks import cli, machine, variance
+from benchmarks import variance
+from benchmarks.lib import cli, machine
 from mi_jax import theory
 
 SPEED: tuple[tuple[theory.Pairs, int, int], ...] = (

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from tabulate import tabulate
 
-from benchmarks import cli, machine
-from benchmarks.gaussian import GENERATIVE
+from benchmarks.gaussian.experiment import GENERATIVE
+from benchmarks.lib import cli, machine
 from mi_jax import estimators, models, networks, tasks, training
 
 BATCH = 64

@@ -13,6 +13,7 @@ Over several processes, each taking its share of the runs and all writing into o
 """
 
 import argparse
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 from tqdm import tqdm
 
-from benchmarks import cli, drawing, machine
+from benchmarks.lib import cli, machine
+from benchmarks.lib import figures as drawing
 from mi_jax import estimators, models, networks, tasks, theory, training
 from mi_jax.training import Study, seeds
 
@@ -196,14 +198,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rates", type=cli.positive_float, nargs="+")
     every_help = "seconds between checkpoints, at least"
     parser.add_argument("--checkpoint-every", type=float, default=training.Checkpoint("").every, help=every_help)
-    cli.add_hosts(parser)
+    _add_hosts(parser)
     options = parser.parse_args(arguments)
     machine.use_all_cores()
     protocol = _protocol(options)
     with cli.clear_errors(parser):
         options.out.mkdir(parents=True, exist_ok=True)
         folder = options.out / "study"
-        with cli.hosts(options) as host:
+        with _hosts(options) as host:
             study = protocol.study(folder, options.checkpoint_every, Progress(), chunk=options.chunk)
             compiled, ran = machine.duration(study.compile_seconds), machine.duration(study.run_seconds)
             print(f"process {host.process} of {host.processes}: compiled in {compiled}, ran in {ran}", flush=True)
@@ -212,6 +214,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             study = protocol.study(folder, options.checkpoint_every, chunk=options.chunk)  # with the others' runs
             for path in write(protocol, study, options.out, command):
                 print(path)
+
+
+def _add_hosts(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that several processes share."""
+    coordinator_help = (
+        "host:port of process 0, to share the runs with other processes; auto: on a TPU pod, under Slurm or MPI"
+    )
+    parser.add_argument("--coordinator", help=coordinator_help)
+    parser.add_argument("--processes", type=cli.positive_int, help="how many processes; auto finds out")
+    parser.add_argument("--process", type=int, help="the number of this one, from 0; auto finds out")
+    heartbeat_help = "seconds without a sign of life after which a process counts as dead, and the others end"
+    parser.add_argument("--heartbeat-timeout", type=cli.positive_int, default=60, help=heartbeat_help)
+
+
+def _hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[seeds.Host]:
+    """The processes that the options name, as a context."""
+    if options.coordinator is None:
+        if options.processes is not None or options.process is not None:
+            raise ValueError("--processes and --process need --coordinator, the host:port of process 0")
+        return contextlib.nullcontext(seeds.host())
+    coordinator = None if options.coordinator == "auto" else options.coordinator
+    return seeds.hosts(coordinator, options.processes, options.process, heartbeat_timeout=options.heartbeat_timeout)
 
 
 def _changed(options: argparse.Namespace) -> str:

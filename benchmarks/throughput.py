@@ -24,7 +24,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array
 
-from benchmarks import cli, machine, processes, rows, steps, throughput_figures
+from benchmarks import processes, rows, steps, throughput_figures
+from benchmarks.lib import cli, machine
 from mi_jax import estimators, models, networks, tasks, training
 from mi_jax.training import seeds
 
@@ -171,7 +172,7 @@ def measure(cell: Cell, rounds: int, length: int) -> dict[str, Any]:
     memory: Any = program.chunks[0].memory_analysis()
     return {
         "config": cell.config(),
-        "environment": rows.environment(),
+        "environment": machine.environment(),
         "diverged": int(fit.diverged.sum()),
         "compile_seconds": round(program.compile_seconds, 3),
         "steps": program.lengths[0],
@@ -257,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path = row_path(options.out, config)
             if not path.exists():
                 print("; ".join(f"{name}: {value}" for name, value in config.items()), flush=True)
-                rows.store(path, {"config": config, "environment": rows.environment(), **measured()})
+                rows.store(path, {"config": config, "environment": machine.environment(), **measured()})
         limits = {name: limit for name, (_, limit) in processes.MEMORY.items()}
         for path in throughput_figures.draw(options.out, limits):
             print(path)

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from benchmarks import drawing, machine
+from benchmarks.lib import figures as drawing
+from benchmarks.lib import machine
 
 HEADER = [
     "critic", "n", "seeds", "devices", "a seed-step, ms", "seed-steps a second", "of the peak", "plain / ours",

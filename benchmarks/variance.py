@@ -29,7 +29,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tabulate import tabulate
 from tqdm import tqdm
 
-from benchmarks import cli, machine, moments, rows, variance_figures
+from benchmarks import moments, rows, variance_figures
+from benchmarks.lib import cli, machine
 from benchmarks.moments import Moments
 from mi_jax import bounds, projections, tasks, theory
 from mi_jax.training import seeds
@@ -259,7 +260,7 @@ def draw_chunks(cell: Cell, start: int, stop: int, advance: Callable[[int], Any]
             chunks.append({name: moments.of(values) for name, values in made.items()})
         advance(min(plan.num_seeds, stop - first))
     ended = time.perf_counter()
-    return Part(cell, start, chunks, rows.environment(), compiled - began, ended - compiled)
+    return Part(cell, start, chunks, machine.environment(), compiled - began, ended - compiled)
 
 
 def coverage(cell: Cell, repeats: int) -> np.ndarray:
@@ -300,8 +301,8 @@ def run_missing(wanted: Mapping[Cell, int], folder: Path, limit: float = math.in
       folder: where the parts are.
       limit: minutes; cells predicted to take longer are skipped, and listed.
     """
-    here, on_disk = rows.environment(), read_all(folder)
-    foreign = sum(not rows.same_bits(part.environment, here) for parts in on_disk.values() for part in parts)
+    here, on_disk = machine.environment(), read_all(folder)
+    foreign = sum(not machine.same_bits(part.environment, here) for parts in on_disk.values() for part in parts)
     if foreign:
         print(f"warning: {foreign} parts on disk come from another machine or version", file=sys.stderr)
     for cell, replicates in wanted.items():

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from benchmarks import drawing
+from benchmarks.lib import figures as drawing
 from benchmarks.moments import Moments
 from mi_jax import theory
 

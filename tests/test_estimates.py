@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import mi_jax
-from benchmarks import estimates, machine, rows
+from benchmarks import estimates, rows
+from benchmarks.lib import machine
 from mi_jax.cross_fitting import Seconds
 from tests import examples
 

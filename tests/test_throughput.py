@@ -3,17 +3,16 @@
 import functools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import machine, precision, processes, rows, steps, throughput, throughput_figures
+from benchmarks import precision, processes, steps, throughput, throughput_figures
+from benchmarks.lib import machine
 from benchmarks.throughput import Cell
-from mi_jax import estimators, networks
+from mi_jax import estimators, models, networks
 
 ROW = {
     "config": {"critic": "joint 2x256", "n": 64, "seeds": 4, "devices": "all", "device_count": 2},
@@ -103,25 +102,10 @@ def test_many_seeds_are_set_beside_four():
     assert "| 1.25" in page
 
 
-def test_a_page_names_the_machines_of_its_rows():
-    other = {"devices": 8, "device_kind": "TPU v4", "machine": "x86_64", "threads": 96, "jax": "0.10.1"}
-    told = machine.description(other, rows.environment(), other)
-    assert told == f"8 x TPU v4 (x86_64, 96 cores), jax 0.10.1; {machine.description()}"
-    assert machine.processor() in machine.description()
-
-
 def test_memory_of_a_process_is_its_peak(monkeypatch):
     monkeypatch.setitem(processes.MEMORY, "nothing", (lambda: None, 1.0))
     measured = processes.measure_here("nothing")
     assert measured["peak"] >= measured["before"] > 0
-
-
-@pytest.mark.slow
-def test_memory_of_a_process_is_not_that_of_its_parent():
-    ballast = np.ones(2**27)  # 1 GiB
-    code = "from benchmarks import machine; print(machine.peak_memory())"
-    own = float(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout)
-    assert 50 < own < 800 < ballast.nbytes / 2**20 <= machine.peak_memory()
 
 
 def test_the_cache_is_filled_before_it_is_measured(monkeypatch):
@@ -146,6 +130,18 @@ def test_the_output_folder_is_asked_for(capsys):
     with pytest.raises(SystemExit):
         throughput.main([])
     assert "the following arguments are required: --out" in capsys.readouterr().err
+
+
+def test_steps_side_by_side_are_ratios_of_the_second_over_the_first(tmp_path, monkeypatch):
+    slow, fast = (
+        models.discriminative(networks.SeparableCritic(hidden=(width,)), estimators.infonce()) for width in (4_096, 2)
+    )
+    compared = {"A heading": [steps.on_gaussian(4, ("fast", fast), ("slow", slow))]}
+    monkeypatch.setattr(steps, "comparisons", lambda: compared)
+    steps.main(["--out", str(tmp_path), "--rounds", "3", "--steps", "3"])
+    line = (tmp_path / "steps.md").read_text().strip().split("\n")[-1]
+    assert "| fast / slow" in line
+    assert float(line.split("|")[4].split()[0]) > 1.5
 
 
 def test_precision_compares_seed_by_seed():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import machine, moments, rows, variance
+from benchmarks import moments, variance
+from benchmarks.lib import machine
 from mi_jax import bounds, tasks, theory
 
 # Compiling a cell takes seconds and drawing it does not, so all tests share one cell of each design.
@@ -195,7 +196,7 @@ def test_the_table_of_coverage_lists_what_it_skips(tmp_path, capsys, monkeypatch
 def test_results_know_where_the_tail_is_seen_and_intervals_mean_something(tmp_path):
     cell = variance.Cell("independent", 64)
     drawn = {"partition": moments.of(np.random.default_rng(0).gamma(1.0, size=(cell.chunk, len(cell.mis))))}
-    variance.write(tmp_path, variance.Part(cell, 0, [drawn], rows.environment(), 0.0, 1.0))
+    variance.write(tmp_path, variance.Part(cell, 0, [drawn], machine.environment(), 0.0, 1.0))
     (result,) = variance.results(tmp_path)
     assert result.replicates == 1_000
     # 64,000 pairs; nine tenths of the tail take 119 at MI 0.5, 4.0e3 at 1 and 4.5e6 at 2; ρ = 1/3 at MI 1.18.

@@ -1,0 +1,59 @@
+"""How benchmarks train the seeds of a cell as one compiled program: the only file that knows how trainers take settings."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.lib.runner import Progress
+from mi_jax import training
+from mi_jax.training import Fit, Settings, Trainer, seeds
+
+ROOT_KEY = 0
+
+
+def key_text(seed: int) -> str:
+    """The key of a seed, as a row's configuration has it."""
+    return f"fold_in(key({ROOT_KEY}), {seed})"
+
+
+def together(wanted: int) -> int:
+    """How many seeds are run together: on CPUs one a device, so that rows come early; accelerators take all in one batch."""
+    return jax.device_count() if jax.devices()[0].platform == "cpu" else max(1, wanted)
+
+
+def repeat(tree: Any, number: int) -> Any:
+    """A tree with a leading axis of so many seeds, which share its leaves."""
+    return jax.tree.map(lambda leaf: np.stack([leaf] * number), tree)
+
+
+def compile_seeds(
+    make_trainer: Callable[[Settings], Trainer], settings: Settings, number: int, *, steps: int, chunk: int = 500
+) -> seeds.Program:
+    """Compile the training of so many seeds.
+
+    Args:
+      make_trainer: settings -> trainer; the settings are traced, so that cells which differ in them share the program.
+      settings: those of one run, or others of the same shapes.
+      number: how many seeds are trained at once.
+      steps: training steps.
+      chunk: about how many steps there are between two reports of progress.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    example = training.Run(key, jax.tree.map(np.asarray, settings))
+    layout = seeds.layout(number)
+    return seeds.compile_training(training.swept(make_trainer), layout, steps=steps, chunk=chunk, example=example)
+
+
+def train(program: seeds.Program, numbers: Sequence[int], settings: Settings, progress: Progress) -> Fit:
+    """Train these seeds under the same settings."""
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(ROOT_KEY), seed) for seed in numbers])
+    runs = training.Run(keys, repeat(jax.tree.map(np.asarray, settings), len(numbers)))
+    return seeds.run(program, runs, functools.partial(_report, progress))
+
+
+def _report(progress: Progress, report: seeds.Report) -> None:
+    progress(report.done, report.steps)
