@@ -54,6 +54,16 @@ def _describe(made: Sequence[Row]) -> str:
     return f"compiled in {machine.duration(compiled / len(made))}, ran in {machine.duration(ran)}"
 
 
+def measuring(measure: Callable[[Any], Row]) -> Callable[[Group, Any, Progress], Iterable[Row]]:
+    """The `run` of an experiment whose cells are measured one by one, each for a row; nothing may run beside them."""
+
+    def run(group: Group, program: Any, progress: Progress) -> Iterator[Row]:
+        del program, progress
+        yield measure(group.cell)
+
+    return run
+
+
 class Experiment(NamedTuple):
     """What the runner has to know of a benchmark.
 

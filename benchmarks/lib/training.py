@@ -1,8 +1,9 @@
 """How benchmarks train the seeds of a cell as one compiled program: the only file that knows how trainers take settings."""
 
 import functools
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +58,41 @@ def train(program: seeds.Program, numbers: Sequence[int], settings: Settings, pr
 
 def _report(progress: Progress, report: seeds.Report) -> None:
     progress(report.done, report.steps)
+
+
+class Step(NamedTuple):
+    """A compiled training step, sampling and optimiser included.
+
+    Attributes:
+      call: runs a number of steps, and waits for them.
+      compile_seconds: what compiling took.
+      temporary_bytes: by the compiler's own memory analysis.
+    """
+
+    call: Callable[[int], None]
+    compile_seconds: float
+    temporary_bytes: int
+
+
+def compile_step(trainer: Trainer) -> Step:
+    """One seed's training step, compiled alone."""
+    state: Any = jax.jit(trainer.init)(jax.random.key(0))
+    start = time.perf_counter()
+    step = jax.jit(trainer.step, donate_argnums=0).lower(state).compile()
+    seconds = time.perf_counter() - start
+
+    def call(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, _ = step(state)
+        jax.block_until_ready(state)
+
+    memory: Any = step.memory_analysis()
+    return Step(call, seconds, memory.temp_size_in_bytes)
+
+
+def operations(trainer: Trainer) -> float | None:
+    """Floating-point operations of one seed's training step, as XLA counts them; None where it does not."""
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    analysis: Any = jax.jit(trainer.step).lower(state).cost_analysis()
+    return (analysis or {}).get("flops")
