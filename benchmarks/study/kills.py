@@ -1,13 +1,12 @@
-"""Kill a training study, again and again, and see that what it ends with is what an undisturbed one ends with, bit for bit.
+"""Kills a training study again and again, and proves that it ends with the same bits as a study that is left alone.
 
-    python -m benchmarks.kills --kills 10 --out DIR
+    python -m benchmarks.study.kills --kills 10 --out DIR
 
 runs `benchmarks.study`, small, once without disturbance; then again, killing it (SIGKILL) at random moments and starting it
 anew each time until it has been killed so often, and to its end; and compares every array of both. It ends with 1 if one
 differs.
 """
 
-import argparse
 import random
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks.lib import cli, machine
-from benchmarks.study import Protocol
+from benchmarks.study.experiment import Protocol
 from mi_jax.training import Study, seeds
 
 SMALL = Protocol(mis=(2.0, 6.0), learning_rates=(5e-4,), num_seeds=4, steps=4_000)
@@ -89,7 +88,7 @@ def numbers(study: Study) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, kill, compare."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__.split("\n")[0])
+    parser = cli.parser("study.kills", __doc__)
     parser.add_argument("--kills", type=cli.positive_int, default=10, help="how many times the study is killed")
     parser.add_argument("--out", type=Path, required=True, help="folder for both studies; must not be there yet")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
