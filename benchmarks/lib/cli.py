@@ -18,9 +18,9 @@ def add_preset(parser: argparse.ArgumentParser, presets: Iterable[str], text: st
     parser.add_argument("--preset", choices=list(presets), default="quick", help=text)
 
 
-def add_run_options(parser: argparse.ArgumentParser, written: str) -> None:
-    """--out, --limit and --page-only."""
-    parser.add_argument("--out", type=Path, required=True, help=f"folder for {written}")
+def add_run_options(parser: argparse.ArgumentParser, written: str, default: Path | None = None) -> None:
+    """--out, which is required unless there is a default, --limit and --page-only."""
+    parser.add_argument("--out", type=Path, required=default is None, default=default, help=f"folder for {written}")
     limit_help = "skip, and list, cells predicted to take more than this many minutes"
     parser.add_argument("--limit", type=_minutes, default=math.inf, help=limit_help)
     add_page_only(parser)
