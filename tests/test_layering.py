@@ -38,7 +38,6 @@ LAYERS = [
     "training.studies",
     "training",
     "evaluation",
-    "datasets",
     "preprocessing",
     "cross_fitting",
     "diagnostics",

@@ -91,8 +91,9 @@ def compile_step(trainer: Trainer) -> Step:
     return Step(call, seconds, memory.temp_size_in_bytes)
 
 
-def operations(trainer: Trainer) -> float | None:
+def operations(make_trainer: Callable[[Settings], Trainer], settings: Settings) -> float | None:
     """Floating-point operations of one seed's training step, as XLA counts them; None where it does not."""
-    state = jax.eval_shape(trainer.init, jax.random.key(0))
-    analysis: Any = jax.jit(trainer.step).lower(state).cost_analysis()
+    trainer = training.swept(make_trainer)
+    run = training.Run(jax.eval_shape(lambda: jax.random.key(0)), jax.tree.map(np.asarray, settings))
+    analysis: Any = jax.jit(trainer.step).lower(jax.eval_shape(trainer.init, run)).cost_analysis()
     return (analysis or {}).get("flops")

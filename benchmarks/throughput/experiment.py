@@ -171,7 +171,7 @@ def measure(cell: Cell, rounds: int, length: int) -> Row:
         "peaks": rows.rounded([(one + two) / 2 for one, two in zip(clock.peaks, clock.peaks[1:], strict=False)]),
         "peak_devices": len(layout.devices),
         "products": cell.products(),
-        "operations": lib_training.operations(trainer),
+        "operations": lib_training.operations(lambda _: trainer, {}),
         "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
     }
     seconds = {"compile": round(program.compile_seconds, 3)}
