@@ -159,7 +159,7 @@ def experiment(cells: Sequence[Cell], num_seeds: int) -> runner.Experiment:
         predict=_Cost,
         run=_run,
         compile=lambda cell, number: lib_training.compile_seeds(cell.trainer, cell.settings, number, steps=cell.steps),
-        program=lambda cell: replace(cell, task="gaussian"),
+        program=lambda cell, number: (replace(cell, task="gaussian"), number),
         together=lib_training.together(num_seeds),
         check=functools.partial(_check_protocol, cells),
     )

@@ -261,7 +261,7 @@ def experiment(cells: Sequence[Cell], num_seeds: int, data: datasets.Dataset) ->
         predict=functools.partial(_Cost, data),
         run=functools.partial(run, data),
         compile=functools.partial(compile_cell, data),
-        program=Cell.program,
+        program=lambda cell, number: (cell.program(), number),
         together=lib_training.together(num_seeds),
         check=functools.partial(_check_data, cells, data),
         describe=_describe,

@@ -25,6 +25,11 @@ from benchmarks.lib.rows import Row
 Progress = Callable[[int, int], None]  # called with the steps done and the steps of the whole group
 
 
+def no_progress(done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+    del done, total
+
+
 class Group(NamedTuple):
     """Repeats of one cell that are run together.
 
@@ -75,7 +80,7 @@ class Experiment(NamedTuple):
       run: group, its program and a `Progress` -> the group's rows.
       compile: cell, number of repeats -> the program that runs them. Threads call it ahead of time, so it must measure
         nothing but its own seconds.
-      program: cell -> the cell that stands for all cells which run the same program.
+      program: cell, number of repeats -> what stands for their program; cells for which it is the same share one.
       together: how many repeats are run together.
       unit: what a repeat is called; "" where a cell is run once.
       check: raises a ValueError, before anything is run, if the rows on disk do not go with the experiment.
@@ -88,7 +93,7 @@ class Experiment(NamedTuple):
     predict: Callable[[Sequence[Row]], Callable[[Any], float]]
     run: Callable[[Group, Any, Progress], Iterable[Row]]
     compile: Callable[[Any, int], Any] = _compile_nothing
-    program: Callable[[Any], Any] = lambda cell: cell
+    program: Callable[[Any, int], Any] = lambda cell, number: (cell, number)
     together: int = 1
     unit: str = "seed"
     check: Callable[[Sequence[Row]], None] | None = None
@@ -175,7 +180,7 @@ def _compiling_ahead(experiment: Experiment, groups: Sequence[Group]) -> Iterato
 
     XLA compiles on one core and lets go of Python meanwhile, so that programs compile side by side, and while others run.
     """
-    key = lambda group: (experiment.program(group.cell), len(group.repeats))  # noqa: E731
+    key = lambda group: experiment.program(group.cell, len(group.repeats))  # noqa: E731
     futures: dict[Any, concurrent.futures.Future[Any]] = {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         try:

@@ -63,6 +63,5 @@ def test_every_committed_row_is_of_its_benchmark():
     folders = {path.parent for path in RESULTS.rglob("rows/*.json")}
     assert folders
     for folder in folders:
-        first = json.loads(next(folder.glob("*.json")).read_text())
-        if "benchmark" in first:
-            assert rows.read_all(folder, first["benchmark"])
+        benchmark = json.loads(next(folder.glob("*.json")).read_text())["benchmark"]
+        assert rows.read_all(folder, benchmark)

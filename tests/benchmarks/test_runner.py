@@ -66,7 +66,7 @@ def test_only_what_is_missing_is_run(tmp_path, capsys):
 
 def test_repeats_run_together_and_cells_share_a_program(tmp_path, capsys):
     counting = Counting()
-    experiment = counting.experiment({A: 3, B: 3}, together=2, program=lambda cell: "one for all")
+    experiment = counting.experiment({A: 3, B: 3}, together=2, program=lambda cell, number: number)
     runner.run_missing(experiment, tmp_path)
     assert counting.ran == [("a", [0, 1]), ("a", [2]), ("b", [0, 1]), ("b", [2])]
     assert sorted(counting.compiled) == [("a", 1), ("a", 2)]

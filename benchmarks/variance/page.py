@@ -1,96 +1,54 @@
-"""The figure and the table of the law of variance, drawn from moments; nothing here draws a sample."""
+"""The figure and the table of the law of variance, drawn from moments."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
-from benchmarks.lib import figures as drawing
-from benchmarks.moments import Moments
+from benchmarks.lib import figures, page
+from benchmarks.variance import results as results_
+from benchmarks.variance.moments import Moments
+from benchmarks.variance.results import Result
 from mi_jax import theory
 
 DESIGNS: dict[theory.Pairs, str] = {
     "independent": "n independent pairs from Q",
     "off_diagonal": "the n(n − 1) off-diagonal pairs of a batch",
 }
-_FOURTH = 1 / 9  # rho² below which r* has a fourth moment, and its measured variance an interval
 
 
-class Result(NamedTuple):
-    """The moments of one design at one n.
-
-    Attributes:
-      pairs: "independent" or "off_diagonal".
-      n: pairs from Q, or joint pairs of a batch.
-      dim: d.
-      mis: the MIs, in nats.
-      taus: where the ratio was clipped.
-      moments: quantity -> its moments over replicates, each of shape (mis,).
-    """
-
-    pairs: theory.Pairs
-    n: int
-    dim: int
-    mis: tuple[float, ...]
-    taus: tuple[float, ...]
-    moments: Mapping[str, Moments]
-
-    @property
-    def replicates(self) -> int:
-        """How many there are."""
-        return int(next(iter(self.moments.values())).size)
-
-    @property
-    def law(self) -> np.ndarray:
-        """Var[E_{Q_n}[r*]], exactly."""
-        return np.asarray(theory.gaussian_partition_variance(np.array(self.mis), self.dim, self.n, pairs=self.pairs))
-
-    @property
-    def pairs_drawn(self) -> int:
-        """How many pairs from Q were looked at, over all replicates."""
-        return self.replicates * (self.n if self.pairs == "independent" else self.n * (self.n - 1))
-
-    @property
-    def seen(self) -> np.ndarray:
-        """Whether nine tenths of E_Q[r*²] are within reach of so many pairs."""
-        return np.asarray(theory.gaussian_tail_pairs(np.array(self.mis), self.dim, share=0.9)) <= self.pairs_drawn
-
-    @property
-    def with_interval(self) -> np.ndarray:
-        """Where an interval of the measured variance means something: r* has a fourth moment, and its tail is in reach."""
-        return (-np.expm1(-2 * np.array(self.mis) / self.dim) < _FOURTH) & self.seen
-
-
-def draw(found: Iterable[Result], out: Path) -> list[Path]:
+def draw(out: Path) -> list[Path]:
     """Draw the figure and write the table; returns their paths."""
-    results = sorted(found, key=lambda result: (result.pairs, result.n))
-    with drawing.style():
-        figure = Figure(figsize=(12.0, 7.2), layout="constrained")
-        panels = figure.subplots(2, 3)
-        for design, panel in zip(DESIGNS, panels[:, 0], strict=True):
-            _partition(panel, [result for result in results if result.pairs == design], design)
-        for design, panel in zip(DESIGNS, panels[:, 1], strict=True):
-            _estimates(panel, [result for result in results if result.pairs == design], design)
-        largest = [result for result in results if result.pairs == "independent"][-1:]
-        for result in largest:
-            _clipped_variance(panels[0, 2], result)
-            _clipped_bias(panels[1, 2], result)
-        for panel in panels.flat:
-            panel.set_xlabel("MI (nats)")
-            panel.legend(frameon=False, fontsize=6)
-        figure.savefig(out / "variance.png")
-    (out / "variance.md").write_text(table(results))
-    return [out / "variance.png", out / "variance.md"]
+    results = sorted(results_.read(out / "rows"), key=lambda result: (result.pairs, result.n))
+    with figures.style():
+        paths = figures.save(_figure(results), out / "variance")
+    return [*paths, page.write(out / "variance.md", table(results))]
+
+
+def _figure(results: Sequence[Result]) -> Figure:
+    """Partition and estimates in both designs, and the clipped partition."""
+    figure = Figure(figsize=(12.0, 9.0), layout="constrained")
+    panels = figure.subplots(2, 3)
+    for design, line in zip(DESIGNS, panels, strict=True):
+        of_design = [result for result in results if result.pairs == design]
+        _partition(line[0], of_design, design)
+        _estimates(line[1], of_design, design)
+    largest = [result for result in results if result.pairs == "independent"][-1:]
+    for result in largest:
+        _clipped_variance(panels[0, 2], result)
+        _clipped_bias(panels[1, 2], result)
+    for panel in panels.flat:
+        panel.set_xlabel("MI (nats)")
+        figures.legend_below(panel)
+    return figure
 
 
 def _partition(panel: Axes, results: Sequence[Result], design: theory.Pairs) -> None:
     """Var[E_{Q_n}[r*]] against MI: measured, exact law and printed bound, a colour for each n."""
-    for place, result in enumerate(results):
-        mis, color, moments = np.array(result.mis), f"C{place}", result.moments["partition"]
+    for color, result in zip(figures.shades(len(results)), results, strict=True):
+        mis, moments = np.array(result.mis), result.moments["partition"]
         fine = np.linspace(0.25, mis.max(), 200)
         law = theory.gaussian_partition_variance(fine, result.dim, result.n, pairs=result.pairs)
         panel.plot(fine, law, color=color, lw=1, label=f"n = {result.n}")
@@ -120,8 +78,9 @@ def _estimates(panel: Axes, results: Sequence[Result], design: theory.Pairs) -> 
     result = min(results, key=lambda result: result.n)
     names = {"nwj": "NWJ", "dv": "DV = SMILE (τ = ∞)", **{f"smile_{tau:g}": f"SMILE (τ = {tau:g})" for tau in result.taus}}
     names |= {"infonce": "InfoNCE"}
-    for place, (name, label) in enumerate((n, label) for n, label in names.items() if n in result.moments):
-        panel.plot(result.mis, result.moments[name].variance, color=f"C{place}", marker="o", ms=2.5, lw=0.9, label=label)
+    for name, label in ((name, label) for name, label in names.items() if name in result.moments):
+        look = {**figures.look(name), "label": label}
+        panel.plot(result.mis, result.moments[name].variance, **look)
     mis = np.array(result.mis)
     exact = theory.gaussian_nwj_variance(mis, result.dim, result.n, pairs=result.pairs)
     panel.plot(mis, exact, color="black", lw=0.9, label="NWJ, exact law")
@@ -133,10 +92,10 @@ def _estimates(panel: Axes, results: Sequence[Result], design: theory.Pairs) -> 
 def _clipped_variance(panel: Axes, result: Result) -> None:
     """The clipped partition's variance times n, against Theorem 4 printed and corrected."""
     _against_tau(panel, result, lambda m: result.n * m.variance, lambda m: 1.96 * result.n * m.variance_error, "variance")
-    for place, tau in enumerate(result.taus):
+    for tau in result.taus:
         for printed, style in ((True, "--"), (False, "-.")):
             bound = float(theory.clipped_partition_variance_bound(tau, 1, printed=printed))
-            panel.axhline(bound, color=f"C{place}", lw=0.8, ls=style)
+            panel.axhline(bound, color=_color(tau), lw=0.8, ls=style)
     panel.plot([], [], color="black", lw=0.8, ls="--", label="Theorem 4 as printed")
     panel.plot([], [], color="black", lw=0.8, ls="-.", label="Theorem 4 corrected")
     panel.set(yscale="log", ylabel="n · variance of $E_{Q_n}[r_τ]$", title=f"clipped partition, independent, n = {result.n}")
@@ -145,10 +104,14 @@ def _clipped_variance(panel: Axes, result: Result) -> None:
 def _clipped_bias(panel: Axes, result: Result) -> None:
     """The clipped partition's bias, against Theorem 3."""
     _against_tau(panel, result, lambda m: np.abs(m.mean - 1.0), lambda m: 1.96 * m.mean_error, "bias")
-    for place, tau in enumerate(result.taus):
-        panel.axhline(float(theory.clipped_partition_bias_bound(tau)), color=f"C{place}", lw=0.8, ls="--")
+    for tau in result.taus:
+        panel.axhline(float(theory.clipped_partition_bias_bound(tau)), color=_color(tau), lw=0.8, ls="--")
     panel.plot([], [], color="black", lw=0.8, ls="--", label="Theorem 3")
     panel.set(ylabel="|E_Q[r_τ] − 1|", title="bias of the clipped partition", ylim=(0, 1.05))
+
+
+def _color(tau: float) -> str:
+    return str(figures.look(f"smile_{tau:g}")["color"])
 
 
 def _against_tau(
@@ -158,24 +121,24 @@ def _against_tau(
     error: Callable[[Moments], np.ndarray],
     statistic: str,
 ) -> None:
-    """Measured points with 95 % intervals, and the exact law, a colour for each tau. The clipped ratio has all moments."""
+    """Measured points with 95 % intervals, and the exact law, in the colour of SMILE at each tau."""
     fine = np.linspace(0.1, max(result.mis), 60)
-    for place, tau in enumerate(result.taus):
-        moments = result.moments[f"clipped_{tau:g}"]
+    for tau in result.taus:
+        color, moments = _color(tau), result.moments[f"clipped_{tau:g}"]
         laws = [theory.gaussian_clipped_moments(tau, mi, result.dim) for mi in fine]
         exact = [law.variance if statistic == "variance" else abs(law.mean - 1.0) for law in laws]
-        panel.plot(fine, exact, color=f"C{place}", lw=1, label=f"τ = {tau:g}, exact law")
-        panel.errorbar(result.mis, value(moments), error(moments), color=f"C{place}", ls="", marker="o", ms=3, capsize=2)
+        panel.plot(fine, exact, color=color, lw=1, label=f"τ = {tau:g}, exact law")
+        panel.errorbar(result.mis, value(moments), error(moments), color=color, ls="", marker="o", ms=3, capsize=2)
 
 
-def table(results: Sequence[Result]) -> str:
-    """Measured over exact, and the estimates' bias and variance, as Markdown."""
+def table(results: Sequence[Result]) -> list[str]:
+    """Measured over exact, and the estimates' bias and variance, as the parts of a page."""
     parts = [_HEAD]
     for result in results:
-        parts.append(f"\n## With {DESIGNS[result.pairs]}, n = {result.n}, {result.replicates} replicates\n")
         header = ["", *(f"MI {mi:g}" for mi in result.mis)]
-        parts.append(tabulate(_lines(result), header, tablefmt="github", disable_numparse=True))
-    return "\n".join(parts) + "\n"
+        heading = f"## With {DESIGNS[result.pairs]}, n = {result.n}, {result.replicates} replicates"
+        parts += [heading, page.table(_lines(result), header)]
+    return parts
 
 
 def _lines(result: Result) -> list[list[str]]:
@@ -204,20 +167,20 @@ def _lines(result: Result) -> list[list[str]]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
+    return page.minus(f"{value:.3g}")
 
 
 _HEAD = """# The law of variance, measured at the exact log ratio
 
-Written by `python -m benchmarks.variance` from the parts beside it. Gaussian task, no training: every figure is a *batch
+Written by `python -m benchmarks.variance` from the rows beside it. Gaussian task, no training: every figure is a *batch
 variance at a fixed critic*, the exact log ratio.
 
-- **Measured / exact law** ought to be 1. Where the pairs drawn are too few for the tail that holds the variance, the
-  measured one is too small, which looks like good news and is none. "Tail not in reach" is where they reach less than nine
-  tenths of E_Q[r*²]; at the dotted line of the figure, exp(2dρ²/(1 − ρ²)) pairs, they reach half
+- **Measured / exact law** ought to be 1. If the pairs drawn are too few for the tail that holds the variance, the measured
+  variance is too small; that is no good news. "Tail not in reach" means that they reach less than nine tenths of
+  E_Q[r*²]; at the dotted line of the figure, exp(2dρ²/(1 − ρ²)) pairs, they reach half
   (`theory.gaussian_tail_pairs`).
-- An interval (95 %) stands only where r* has a fourth moment (ρ < 1/3) and its tail is in reach; elsewhere none would mean
-  anything. Clipped ratios are bounded, so theirs do.
+- An interval (95 %) is given only where r* has a fourth moment (ρ < 1/3) and its tail is in reach; elsewhere it would mean
+  nothing. Clipped ratios are bounded, so they have intervals everywhere.
 - The printed bound (Theorem 2, Eq. 10) is about n independent pairs. Off-diagonal pairs have a law of their own, and at
   small MI lie below the bound read with n as the batch size.
 - Theorem 4 as printed is broken where measured / printed exceeds 1.

@@ -1,6 +1,6 @@
 """Replicates a second on one and on two devices, and memory at 10,000 and 1,000,000 replicates, of `benchmarks.variance`.
 
-    python -m benchmarks.scaling --out DIR
+    python -m benchmarks.variance.scaling --out DIR
 
 Each figure is of a process of its own, on virtual CPU devices (`JAX_NUM_CPU_DEVICES`), one after the other.
 """
@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tabulate import tabulate
-
-from benchmarks import variance
-from benchmarks.lib import cli, machine
+from benchmarks.lib import cli, machine, page, rows, runner
+from benchmarks.variance import experiment
+from benchmarks.variance.cells import Cell
 from mi_jax import theory
 
 SPEED: tuple[tuple[theory.Pairs, int, int], ...] = (
@@ -42,7 +41,7 @@ class Measured(NamedTuple):
 
 def measure(pairs: theory.Pairs, n: int, replicates: int, devices: int) -> Measured:
     """Draw so many replicates in a process with so many devices."""
-    command = [sys.executable, "-m", "benchmarks.scaling", "--measure", pairs, str(n), str(replicates)]
+    command = [sys.executable, "-m", "benchmarks.variance.scaling", "--measure", pairs, str(n), str(replicates)]
     # The number of glibc's arenas moves the peak by a tenth from run to run.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "MALLOC_ARENA_MAX": "2"}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -50,11 +49,13 @@ def measure(pairs: theory.Pairs, n: int, replicates: int, devices: int) -> Measu
 
 
 def _measure_here(pairs: theory.Pairs, n: int, replicates: int) -> Measured:
-    cell = variance.Cell(pairs, n)
+    cell, drawn, seconds = Cell(pairs, n), 0, 0.0
     with tempfile.TemporaryDirectory() as scratch:
-        variance.run_missing({cell: replicates}, Path(scratch))
-        (parts,) = variance.read_all(Path(scratch)).values()
-        drawn, seconds = sum(part.chunks for part in parts) * cell.chunk, sum(part.run_seconds for part in parts)
+        runner.run_missing(experiment.experiment({cell: replicates}), Path(scratch))
+        for path in Path(scratch).iterdir():
+            row = rows.read(path, "variance")
+            drawn += (row.config["stop"] - row.config["start"]) * cell.chunk
+            seconds += row.seconds["run"]
     return Measured(drawn / seconds, machine.peak_memory())
 
 
@@ -71,24 +72,25 @@ def write(rounds: int, out: Path) -> Path:
     peaks = [
         statistics.median(measure("independent", 64, replicates, 2).peak for _ in range(rounds)) for replicates in MEMORY
     ]
-    text = (
-        "# Scaling of `benchmarks.variance`\n\n"
-        f"Written by `python -m benchmarks.scaling --rounds {rounds}` on {machine.description()}.\n\n"
-        "## Replicates a second\n\nEight MIs each; compiling apart; medians, and the ratios' range, over the rounds.\n\n"
-        + tabulate(speed, ["pairs", "n", "one device", "two devices", "ratio"], tablefmt="github", disable_numparse=True)
-        + "\n\nOne CPU device runs on both cores where XLA splits an operation over threads, so two may gain nothing.\n"
-        + "\n## Peak memory\n\n"
-        + "".join(f"- {count:,} replicates: {peak:.0f} MiB\n" for count, peak in zip(MEMORY, peaks, strict=True))
-        + f"\nRatio {peaks[1] / peaks[0]:.3f}; independent pairs, n = 64, two devices, the whole process, with\n"
-        "`MALLOC_ARENA_MAX=2`; medians over the rounds.\n"
-    )
-    (out / "scaling.md").write_text(text)
-    return out / "scaling.md"
+    one_device = "One CPU device runs on both cores where XLA splits an operation over threads, so two may gain nothing."
+    parts = [
+        "# Scaling of `benchmarks.variance`",
+        f"Written by `python -m benchmarks.variance.scaling --rounds {rounds}` on {machine.description()}.",
+        "## Replicates a second",
+        "Eight MIs each; compiling apart; medians, and the ratios' range, over the rounds.",
+        page.table(speed, ["pairs", "n", "one device", "two devices", "ratio"]),
+        one_device,
+        "## Peak memory",
+        page.listing(f"{count:,} replicates: {peak:.0f} MiB" for count, peak in zip(MEMORY, peaks, strict=True)),
+        f"Ratio {peaks[1] / peaks[0]:.3f}; independent pairs, n = 64, two devices, the whole process, with\n"
+        "`MALLOC_ARENA_MAX=2`; medians over the rounds.",
+    ]
+    return page.write(out / "scaling.md", parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.split("\n")[0])
+    parser = cli.parser("variance.scaling", __doc__)
     parser.add_argument("--out", type=Path, help="folder for the page")
     parser.add_argument("--rounds", type=cli.positive_int, default=3, help="how often each speed is measured")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
