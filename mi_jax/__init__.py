@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mi_jax import (
         bounds,
         consistency,
-        datasets,
         estimators,
         evaluation,
         lazy_scores,
@@ -38,7 +37,6 @@ else:
     _MODULES = (
         "bounds",
         "consistency",
-        "datasets",
         "estimation",
         "estimators",
         "evaluation",
@@ -93,7 +91,6 @@ __all__ = [
     "bounds",
     "compare",
     "consistency",
-    "datasets",
     "dv",
     "estimate",
     "estimators",

@@ -31,7 +31,6 @@ FUNCTIONS = {
     "mi_jax.models": ["discriminative", "make", "gm", "ba", "doe"],
     "mi_jax.evaluation": ["normaliser"],
     "mi_jax.training": ["early_stopping", "study"],
-    "mi_jax.datasets": ["cifar10", "mnist"],
     "mi_jax.estimation": ["compare", "estimate"],
     "mi_jax.consistency": ["self_consistency"],
     "mi_jax.theory": [

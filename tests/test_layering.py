@@ -45,7 +45,6 @@ LAYERS = [
     "training.studies",
     "training",
     "evaluation",
-    "datasets",
     "estimation.inputs",
     "estimation.columns",
     "estimation.splits",
@@ -138,7 +137,7 @@ def code(path: Path) -> str:
 
 
 def test_benchmarks_use_the_public_api():
-    for path in (ROOT / "benchmarks").glob("*.py"):
+    for path in (ROOT / "benchmarks").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mi_jax"):
                 names = [*node.module.split("."), *(alias.name for alias in node.names)]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import kills
-from benchmarks.study import Protocol
+from benchmarks.study import kills
+from benchmarks.study.experiment import Protocol
 from tests import small_study
 
 ROOT = Path(__file__).parent.parent

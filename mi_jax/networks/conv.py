@@ -252,7 +252,7 @@ class JointConvCritic(Encoding):
 
     Formula: T(x, y) = ConvEncoder([x, y]), its first convolution computed as one of x_i plus one of y_j.
 
-    The n·m stacks behind the first layer are its cost: a second a step at n = 32 on 2 cores (`benchmarks.steps`).
+    The n·m stacks behind the first layer are its cost: a second a step at n = 32 on 2 cores (`benchmarks.throughput.steps`).
     `models.discriminative(critic, estimator, sub_batch=…)` scores fewer pairs a batch. x and y must have the same height and
     width.
 

@@ -1,0 +1,1 @@
+"""`mi_jax.estimate` measured on cases of known mutual information."""

@@ -1,0 +1,165 @@
+"""What the benchmark of `estimate` runs: estimates and KSG, each in a process of its own, and the permutation test."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.estimates.cases import CASES, HARD, LARGE
+from benchmarks.lib import machine, rows, runner
+from benchmarks.lib.rows import Row
+from mi_jax import tasks
+
+# The study of the permutation test: many small data sets, some of them in a row.
+SMALL_ROWS, SMALL_DIM, SMALL_SETS, SMALL_MI = 200, 2, 200, 0.15
+SMALL_GROUP = 20
+PERMUTATIONS = 19
+SMALL_OPTIONS: dict[str, Any] = {"seeds": 1, "steps": 200, "patience": 100}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to estimate a case; it is repeated with other data.
+
+    Attributes:
+      kind: "estimate"; "large", of many rows; or "ksg".
+      case: the case's name.
+      options: what `estimate` is given, in place of its defaults.
+    """
+
+    kind: str
+    case: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return " ".join([self.kind, self.case, *(f"{name} {value}" for name, value in self.options)])
+
+    def config(self, seed: int) -> dict[str, Any]:
+        """What decides its numbers."""
+        return {"kind": self.kind, "case": self.case, "options": dict(self.options), "seed": seed}
+
+    def measure(self, seed: int) -> Row:
+        """The row, made in a process of its own. An estimate's total seconds hold import and compilation, not sampling."""
+        command = [sys.executable, "-m", "benchmarks.estimates", "--one", json.dumps(self.config(seed))]
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        total = time.perf_counter() - started
+        if done.returncode:
+            (*_, last) = done.stderr.strip().splitlines() or ["killed"]
+            raise ValueError(f"{self.case} failed: {last.removeprefix('python -m benchmarks.estimates: error: ')}")
+        made = json.loads(done.stdout.splitlines()[-1])
+        seconds = {"total": total - made["seconds"].get("sample", 0.0), **made["seconds"]}
+        return Row("estimates", self.config(seed), made["environment"], 0, seconds, made["results"])
+
+
+@dataclass(frozen=True)
+class PermutationTest:
+    """The permutation test on small data sets of one true MI; a repeat is a group of them."""
+
+    mi: float
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return f"independence, MI {self.mi:g}"
+
+    def config(self, group: int) -> dict[str, Any]:
+        """What decides its numbers."""
+        return {"kind": "independence", "mi": self.mi, "sets": SMALL_GROUP, "group": group}
+
+    def measure(self, group: int) -> Row:
+        """The row: the p-value and the estimate of each data set of a group."""
+        started = time.perf_counter()
+        sets = [self._one(number) for number in range(group * SMALL_GROUP, (group + 1) * SMALL_GROUP)]
+        seconds = {"total": time.perf_counter() - started}
+        return Row("estimates", self.config(group), machine.environment(), 0, seconds, {"sets": sets})
+
+    def _one(self, number: int) -> dict[str, float]:
+        import mi_jax
+
+        key = jax.random.fold_in(jax.random.key(1), number)
+        x, y = tasks.gaussian(SMALL_DIM, self.mi).sample(key, SMALL_ROWS)
+        result = mi_jax.estimate(x, y, key=jax.random.fold_in(key, 1), permutations=PERMUTATIONS, **SMALL_OPTIONS)
+        assert result.independence is not None
+        return {"p_value": result.independence.p_value, "estimate": result.mi}
+
+
+def experiment(wanted: Mapping[Any, int]) -> runner.Experiment:
+    """These cells with so many repeats, for the runner."""
+    return runner.Experiment(
+        name="estimates",
+        wanted=wanted,
+        covers=covers,
+        predict=_predict,
+        run=lambda group, *_: [group.cell.measure(group.repeats[0])],
+        describe=lambda made: "; ".join(map(_describe, made)),
+    )
+
+
+def covers(config: Mapping[str, Any]) -> tuple[Run | PermutationTest, Sequence[int]]:
+    """The cell of a row, and its seed or group."""
+    if config["kind"] == "independence":
+        return PermutationTest(config["mi"]), [config["group"]]
+    return Run(config["kind"], config["case"], tuple(sorted(config["options"].items()))), [config["seed"]]
+
+
+def _predict(on_disk: Sequence[Row]) -> Callable[[Any], float]:
+    """The median of the seconds of rows of the same kind."""
+    by_kind: dict[str, list[float]] = {}
+    for row in on_disk:
+        if "total" in row.seconds:
+            by_kind.setdefault(row.config["kind"], []).append(row.seconds["total"])
+    return lambda cell: float(np.median(by_kind.get(getattr(cell, "kind", "independence"), [np.nan])))
+
+
+def _describe(row: Row) -> str:
+    if row.config["kind"] == "independence":
+        return f"{SMALL_GROUP} data sets in {machine.duration(row.seconds['total'])}"
+    return f"{row.results['mi']:.3f} (true {row.results['truth']:.3f}), {row.seconds['total']:.1f} s"
+
+
+def run_here(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the process that `Run.measure` starts does: one estimate, or KSG's."""
+    run, (seed,) = covers(config)
+    assert isinstance(run, Run)
+    return _ksg(run, seed) if run.kind == "ksg" else _estimate(run, seed)
+
+
+def _estimate(run: Run, seed: int) -> dict[str, Any]:
+    import mi_jax
+
+    started = time.perf_counter()
+    x, y, truth = {**CASES, **HARD, LARGE.name: LARGE}[run.case].sample(seed)
+    sampled, before = time.perf_counter(), machine.peak_memory()
+    estimate = mi_jax.estimate(x, y, key=jax.random.key(seed), **dict(run.options))
+    results = {
+        "truth": truth,
+        "mi": estimate.mi,
+        "stderr": estimate.stderr,
+        "interval": list(estimate.interval),
+        "warnings": dict(estimate.warnings),
+        "read_outs": rows.rounded(dict(estimate.diagnostics.read_outs)),
+        "best_step": list(estimate.diagnostics.best_step),
+        "memory_mib": {"before": before, "peak": machine.peak_memory()},
+    }
+    seconds = {"sample": sampled - started, **estimate.seconds._asdict()}
+    return {"environment": machine.environment(), "seconds": seconds, "results": results}
+
+
+def _ksg(run: Run, seed: int) -> dict[str, Any]:
+    import infomeasure
+
+    x, y, truth = {**CASES, **HARD}[run.case].sample(seed)
+    scale = lambda columns: (columns - columns.mean(axis=0)) / columns.std(axis=0)  # noqa: E731
+    started = time.perf_counter()
+    value = infomeasure.mutual_information(scale(x.astype(float)), scale(y.astype(float)), approach="ksg", k=3)
+    seconds = {"total": time.perf_counter() - started}  # without the start of a process: KSG compiles nothing
+    return {"environment": machine.environment(), "seconds": seconds, "results": {"truth": truth, "mi": float(value)}}

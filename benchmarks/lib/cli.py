@@ -1,0 +1,85 @@
+"""What the command lines of all benchmarks share: options, their types, and errors in one line."""
+
+import argparse
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+
+def parser(name: str, documentation: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.NAME`; the first line of the module's documentation describes it."""
+    first = (documentation or "").split("\n")[0].replace("%", "%%")
+    return argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=first)
+
+
+def add_preset(parser: argparse.ArgumentParser, presets: Iterable[str], text: str) -> None:
+    """--preset, which chooses the cells; quick by default."""
+    parser.add_argument("--preset", choices=list(presets), default="quick", help=text)
+
+
+def add_run_options(parser: argparse.ArgumentParser, written: str, default: Path | None = None) -> None:
+    """--out, which is required unless there is a default, --limit and --page-only."""
+    parser.add_argument("--out", type=Path, required=default is None, default=default, help=f"folder for {written}")
+    limit_help = "skip, and list, cells predicted to take more than this many minutes"
+    parser.add_argument("--limit", type=_minutes, default=math.inf, help=limit_help)
+    add_page_only(parser)
+
+
+def add_page_only(parser: argparse.ArgumentParser) -> None:
+    """--page-only."""
+    parser.add_argument("--page-only", action="store_true", help="run nothing; draw again from the rows that are there")
+
+
+def add_seeds(parser: argparse.ArgumentParser, text: str) -> None:
+    """--seeds."""
+    parser.add_argument("--seeds", type=positive_int, help=text)
+
+
+def rows_folder(out: Path) -> Path:
+    """The folder of the rows of an --out; makes both."""
+    folder = out / "rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def draw(out: Path, function: Callable[[Path], Iterable[Path]]) -> None:
+    """Draw pages and figures from the rows of an --out, and print their paths."""
+    if not (out / "rows").is_dir():
+        raise ValueError(f"{out} has no folder of rows")
+    for path in function(out):
+        print(path)
+
+
+@contextlib.contextmanager
+def clear_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Bad input and bad files end the command with one line and exit code 2; an interrupt says how to go on, with 130."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\ninterrupted; the rows of finished runs are kept, and the same command goes on from them\n")
+
+
+def positive_int(text: str) -> int:
+    """An option that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """An option that is a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
+def _minutes(text: str) -> float:
+    """An option in minutes, as seconds."""
+    return 60.0 * positive_float(text)

@@ -1,0 +1,202 @@
+"""The runner: which rows of a benchmark are missing, what they will cost, and how they are made.
+
+A benchmark describes what it runs as an `Experiment`. The runner reads the rows on disk, predicts what the missing ones
+cost, lists the cells over a limit instead of running them, compiles programs in threads ahead of their turn, and writes each
+row as soon as it is there. So a run that was killed goes on where it stopped, and a row on disk is never made again.
+
+A cell is a frozen dataclass with a `label`. It is repeated: with other seeds, say. A larger plan over many benchmarks (one
+seed of everything, then two, then four) asks `missing` of experiments that want one repeat, two, four.
+"""
+
+import concurrent.futures
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from benchmarks.lib import machine, rows
+from benchmarks.lib.rows import Row
+
+Progress = Callable[[int, int], None]  # called with the steps done and the steps of the whole group
+
+
+def no_progress(done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+    del done, total
+
+
+class Group(NamedTuple):
+    """Repeats of one cell that are run together.
+
+    Attributes:
+      cell: the cell.
+      repeats: the numbers of the repeats: seeds, or chunks of replicates.
+    """
+
+    cell: Any
+    repeats: Sequence[int]
+
+
+class Job(NamedTuple):
+    """The missing repeats of a cell, and the seconds that they are predicted to take; NaN if nothing like it was run yet."""
+
+    cell: Any
+    repeats: Sequence[int]
+    seconds: float
+
+
+def _compile_nothing(cell: Any, number: int) -> None:
+    del cell, number
+
+
+def _describe(made: Sequence[Row]) -> str:
+    compiled, ran = (sum(row.seconds.get(name, 0.0) for row in made) for name in ("compile", "run"))
+    return f"compiled in {machine.duration(compiled / len(made))}, ran in {machine.duration(ran)}"
+
+
+def measuring(measure: Callable[[Any], Row]) -> Callable[[Group, Any, Progress], Iterable[Row]]:
+    """The `run` of an experiment whose cells are measured one by one, each for a row; nothing may run beside them."""
+
+    def run(group: Group, program: Any, progress: Progress) -> Iterator[Row]:
+        del program, progress
+        yield measure(group.cell)
+
+    return run
+
+
+class Experiment(NamedTuple):
+    """What the runner has to know of a benchmark.
+
+    Attributes:
+      name: the benchmark's name, which its rows carry.
+      wanted: cell -> how many repeats of it there should be, in the order in which they are run.
+      covers: the configuration of a row on disk -> the cell and the repeats whose numbers the row holds.
+      predict: rows on disk -> (cell -> seconds a repeat, NaN if unknown).
+      run: group, its program and a `Progress` -> the group's rows.
+      compile: cell, number of repeats -> the program that runs them. Threads call it ahead of time, so it must measure
+        nothing but its own seconds.
+      program: cell, number of repeats -> what stands for their program; cells for which it is the same share one.
+      together: how many repeats are run together.
+      unit: what a repeat is called; "" where a cell is run once.
+      check: raises a ValueError, before anything is run, if the rows on disk do not go with the experiment.
+      describe: the rows of a group -> what is printed of them.
+    """
+
+    name: str
+    wanted: Mapping[Any, int]
+    covers: Callable[[Mapping[str, Any]], tuple[Any, Sequence[int]]]
+    predict: Callable[[Sequence[Row]], Callable[[Any], float]]
+    run: Callable[[Group, Any, Progress], Iterable[Row]]
+    compile: Callable[[Any, int], Any] = _compile_nothing
+    program: Callable[[Any, int], Any] = lambda cell, number: (cell, number)
+    together: int = 1
+    unit: str = "seed"
+    check: Callable[[Sequence[Row]], None] | None = None
+    describe: Callable[[Sequence[Row]], str] = _describe
+
+    def title(self, cell: Any, repeats: Sequence[int]) -> str:
+        """The name of some repeats of a cell, for people and for files."""
+        if not self.unit:
+            return str(cell.label)
+        if len(repeats) == 1:
+            return f"{cell.label}, {self.unit} {repeats[0]}"
+        return f"{cell.label}, {self.unit}s {repeats[0]}-{repeats[-1]}"
+
+
+def missing(experiment: Experiment, on_disk: Sequence[Row]) -> list[Job]:
+    """The cells that lack repeats, each with what these are predicted to take."""
+    done: dict[Any, set[int]] = {}
+    for row in on_disk:
+        cell, repeats = experiment.covers(row.config)
+        done.setdefault(cell, set()).update(repeats)
+    lacking = {
+        cell: [repeat for repeat in range(number) if repeat not in done.get(cell, ())]
+        for cell, number in experiment.wanted.items()
+    }
+    predict = experiment.predict(on_disk)
+    return [Job(cell, repeats, predict(cell) * len(repeats)) for cell, repeats in lacking.items() if repeats]
+
+
+def run_missing(experiment: Experiment, folder: Path, limit: float = math.inf) -> list[Job]:
+    """Run what is missing in a folder of rows, and write each row as it comes.
+
+    Args:
+      experiment: what to run.
+      folder: the folder of rows.
+      limit: seconds; cells that are predicted to take longer are listed, not run.
+
+    Returns:
+      The jobs over the limit.
+    """
+    on_disk = rows.read_all(folder, experiment.name)
+    if experiment.check is not None:
+        experiment.check(on_disk)
+    here = machine.environment()
+    foreign = sum(not machine.same_bits(row.environment, here) for row in on_disk)
+    if foreign:
+        print(f"warning: {foreign} of {len(on_disk)} rows on disk come from another machine or version", file=sys.stderr)
+    jobs = missing(experiment, on_disk)
+    skipped = [job for job in jobs if job.seconds > limit]
+    todo = [job for job in jobs if job not in skipped]
+    print(f"{sum(len(job.repeats) for job in todo)} runs to do, {len(on_disk)} rows on disk; {_predicted(todo)}", flush=True)
+    for job in skipped:
+        print(f"skipped, over the limit: {job.cell.label}, predicted {machine.duration(job.seconds)}")
+    _run(experiment, todo, folder)
+    return skipped
+
+
+def _predicted(jobs: Sequence[Job]) -> str:
+    """The sum of the predictions, and how many cells have none."""
+    known = [job.seconds for job in jobs if not math.isnan(job.seconds)]
+    unknown = len(jobs) - len(known)
+    text = f"predicted {machine.duration(sum(known))} on {machine.devices()}, compiling apart"
+    return text + (f", without {unknown} cells, as nothing like them was run yet" if unknown else "")
+
+
+def _run(experiment: Experiment, jobs: Sequence[Job], folder: Path) -> None:
+    """Run jobs group by group, in their order."""
+    size = experiment.together
+    groups = [
+        Group(job.cell, job.repeats[first : first + size]) for job in jobs for first in range(0, len(job.repeats), size)
+    ]
+    with _compiling_ahead(experiment, groups) as program_of:
+        for group in groups:
+            title, program = experiment.title(*group), program_of(group)
+            with tqdm(desc=title, leave=False, disable=None) as bar:
+                made = list(experiment.run(group, program, _advance(bar)))
+            for row in made:
+                rows.write(folder, row, experiment.title(*experiment.covers(row.config)))
+            print(f"{title}: {experiment.describe(made)}", flush=True)
+
+
+@contextlib.contextmanager
+def _compiling_ahead(experiment: Experiment, groups: Sequence[Group]) -> Iterator[Callable[[Group], Any]]:
+    """Compile the groups' programs in threads, in the order of the groups; yields what waits for a group's program.
+
+    XLA compiles on one core and lets go of Python meanwhile, so that programs compile side by side, and while others run.
+    """
+    key = lambda group: experiment.program(group.cell, len(group.repeats))  # noqa: E731
+    futures: dict[Any, concurrent.futures.Future[Any]] = {}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for group in groups:
+                if key(group) not in futures:
+                    futures[key(group)] = pool.submit(experiment.compile, group.cell, len(group.repeats))
+            yield lambda group: futures[key(group)].result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _advance(bar: tqdm) -> Progress:
+    """Moves a progress bar."""
+
+    def advance(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return advance
