@@ -20,7 +20,7 @@ from mi_jax import tasks
 SMALL_ROWS, SMALL_DIM, SMALL_SETS, SMALL_MI = 200, 2, 200, 0.15
 SMALL_GROUP = 20
 PERMUTATIONS = 19
-SMALL_OPTIONS: dict[str, Any] = {"seeds": 1, "steps": 200, "patience": 100}
+SMALL_OPTIONS = (("folds", 2), ("patience", 100), ("steps", 200))
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class PermutationTest:
     """The permutation test on small data sets of one true MI; a repeat is a group of them."""
 
     mi: float
+    options: tuple[tuple[str, Any], ...] = SMALL_OPTIONS
 
     @property
     def label(self) -> str:
@@ -73,7 +74,13 @@ class PermutationTest:
 
     def config(self, group: int) -> dict[str, Any]:
         """What decides its numbers."""
-        return {"kind": "independence", "mi": self.mi, "sets": SMALL_GROUP, "group": group}
+        return {
+            "kind": "independence",
+            "mi": self.mi,
+            "options": dict(self.options),
+            "sets": SMALL_GROUP,
+            "group": group,
+        }
 
     def measure(self, group: int) -> Row:
         """The row: the p-value and the estimate of each data set of a group."""
@@ -87,7 +94,7 @@ class PermutationTest:
 
         key = jax.random.fold_in(jax.random.key(1), number)
         x, y = tasks.gaussian(SMALL_DIM, self.mi).sample(key, SMALL_ROWS)
-        result = mi_jax.estimate(x, y, key=jax.random.fold_in(key, 1), permutations=PERMUTATIONS, **SMALL_OPTIONS)
+        result = mi_jax.estimate(x, y, key=jax.random.fold_in(key, 1), permutations=PERMUTATIONS, **dict(self.options))
         assert result.independence is not None
         return {"p_value": result.independence.p_value, "estimate": result.mi}
 
@@ -106,9 +113,10 @@ def experiment(wanted: Mapping[Any, int]) -> runner.Experiment:
 
 def covers(config: Mapping[str, Any]) -> tuple[Run | PermutationTest, Sequence[int]]:
     """The cell of a row, and its seed or group."""
+    options = tuple(sorted(config["options"].items()))
     if config["kind"] == "independence":
-        return PermutationTest(config["mi"]), [config["group"]]
-    return Run(config["kind"], config["case"], tuple(sorted(config["options"].items()))), [config["seed"]]
+        return PermutationTest(config["mi"], options), [config["group"]]
+    return Run(config["kind"], config["case"], options), [config["seed"]]
 
 
 def _predict(on_disk: Sequence[Row]) -> Callable[[Any], float]:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.estimates.cases import CASES, HARD, LARGE, NUM_ROWS
-from benchmarks.estimates.experiment import PERMUTATIONS, SMALL_DIM, SMALL_OPTIONS, SMALL_ROWS
+from benchmarks.estimates.experiment import PERMUTATIONS, SMALL_DIM, SMALL_ROWS
 from benchmarks.lib import machine, page, rows
 from benchmarks.lib.rows import Row
 
@@ -158,6 +158,12 @@ def _large_table(chosen: Sequence[Row]) -> Iterator[str]:
     yield page.table(table)
 
 
+def _list_options(found: Sequence[Row]) -> str:
+    """The options of the rows, as their version of `estimate` named them."""
+    options = [", ".join(f"{name} = {value}" for name, value in row.config["options"].items()) for row in found]
+    return "; or ".join(dict.fromkeys(options))
+
+
 def _independence(found: Sequence[Row]) -> Iterator[str]:
     if not found:
         return
@@ -165,7 +171,7 @@ def _independence(found: Sequence[Row]) -> Iterator[str]:
     m, n = PERMUTATIONS, SMALL_ROWS
     yield (
         f"`python -m benchmarks.estimates --independence --out DIR`: Gaussian data sets of {n} rows, "
-        f"d = {SMALL_DIM}, {m} permutations, {SMALL_OPTIONS}; rejected where p ≤ 0.1."
+        f"d = {SMALL_DIM}, {m} permutations, {_list_options(found)}; rejected where p ≤ 0.1."
     )
     table = []
     for mi in sorted({row.config["mi"] for row in found}):

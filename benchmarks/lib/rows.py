@@ -53,7 +53,7 @@ def path(folder: Path, config: Mapping[str, Any], label: str) -> Path:
     Example:
       >>> from pathlib import Path
       >>> path(Path("rows"), {"n": 64}, "joint 2x256, n = 64").name
-      'joint-2x256-n-64-83c66af8.json'
+      'joint-2x256-n-64-418f9397.json'
     """
     slug = re.sub("[^a-z0-9._]+", "-", label.lower()).strip("-")
     return folder / f"{slug}-{digest(config)}.json"

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from mi_jax.cross_fitting import Seconds
 
 import mi_jax
 from benchmarks.estimates import __main__ as command
 from benchmarks.estimates import cases, experiment, page
 from benchmarks.lib import rows
+from mi_jax.estimation.cross_fitting import Seconds
 from tests import examples
 
 
@@ -107,16 +107,16 @@ def test_the_permutation_tests_are_counted():
 
 
 def check_the_command_makes_what_is_missing(folder, capsys):
-    options = ["steps=50", "critic=bilinear", "seeds=1", "batch=64"]
+    options = ["steps=50", "critic=bilinear", "folds=2", "batch_size=64"]
     arguments = ["--out", str(folder), "--match", "^gaussian, d = 1, MI 0.5$", "--options", *options]
     command.main(arguments)
     (path,) = (folder / "rows").glob("*.json")
     made = rows.read(path, "estimates")
-    assert made.config["options"] == {"steps": 50, "critic": "bilinear", "seeds": 1, "batch": 64}
+    assert made.config["options"] == {"steps": 50, "critic": "bilinear", "folds": 2, "batch_size": 64}
     assert made.results["truth"] == pytest.approx(0.5)
     assert 0 < sum(made.seconds[name] for name in ("compile", "train", "read_out")) < made.seconds["total"]
     assert made.results["memory_mib"]["before"] <= made.results["memory_mib"]["peak"]
-    assert "estimate gaussian, d = 1, MI 0.5 batch 64 critic bilinear" in capsys.readouterr().out
+    assert "estimate gaussian, d = 1, MI 0.5 batch_size 64 critic bilinear" in capsys.readouterr().out
     before = path.stat().st_mtime_ns
     command.main(arguments)
     assert path.stat().st_mtime_ns == before
