@@ -1,4 +1,4 @@
-"""The self-consistency tests of Section 4.2 on one's own data: to see that an estimator errs takes no ground truth."""
+"""The self-consistency tests of Section 4.2 on your own data. They need no ground truth to show that an estimator errs."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,16 +26,16 @@ class Measured(NamedTuple):
 
 
 class Property(NamedTuple):
-    """One property that mutual information has, and whether the estimates have it.
+    """A property of mutual information, and whether the estimates have it.
 
     Attributes:
-      name: which one.
-      says: it, as a formula.
-      ratio: what the estimates make of it.
-      interval: of the ratio, at the level of the estimates' intervals.
-      target: (low, high), what is accepted: what the property says, give or take the tolerance.
+      name: the name of the property.
+      says: the property as a formula.
+      ratio: the ratio of the two estimates.
+      interval: the interval of the ratio, at the level of the estimates' intervals.
+      target: (low, high), the accepted ratios: what the property says, give or take the tolerance.
       verdict: "passes" if the interval lies in the target, "fails" if it lies outside, else "cannot tell".
-      estimates: name -> the estimates that the ratio is of.
+      estimates: name -> estimate, the two that the ratio is made of.
     """
 
     name: str
@@ -65,42 +65,40 @@ class SelfConsistency(NamedTuple):
     @property
     def passes(self) -> bool:
         """Whether all four pass."""
-        return all(found.verdict == "passes" for found in self)
+        return all(prop.verdict == "passes" for prop in self)
 
     def table(self) -> list[dict[str, Any]]:
         """The four as rows for pandas or tabulate."""
         return [
             {
-                "property": found.name,
-                "says": found.says,
-                "ratio": found.ratio,
-                "low": found.interval[0],
-                "high": found.interval[1],
-                "verdict": found.verdict,
-                **{name: measured.mi for name, measured in found.estimates.items()},
+                "property": prop.name,
+                "says": prop.says,
+                "ratio": prop.ratio,
+                "low": prop.interval[0],
+                "high": prop.interval[1],
+                "verdict": prop.verdict,
+                **{name: measured.mi for name, measured in prop.estimates.items()},
             }
-            for found in self
+            for prop in self
         ]
 
     def __repr__(self) -> str:
         lines = []
-        for found in self:
-            low, high = found.interval
-            values = ", ".join(f"{name} = {measured.mi:.3f}" for name, measured in found.estimates.items())
-            lines.append(
-                f"{found.name}: {found.verdict}. {found.says}; {found.ratio:.3f}, {low:.3f} to {high:.3f} ({values})"
-            )
+        for prop in self:
+            low, high = prop.interval
+            values = ", ".join(f"{name} = {measured.mi:.3f}" for name, measured in prop.estimates.items())
+            lines.append(f"{prop.name}: {prop.verdict}. {prop.says}; {prop.ratio:.3f}, {low:.3f} to {high:.3f} ({values})")
         return "\n".join(lines)
 
 
 def coarse(rows: np.ndarray) -> np.ndarray:
-    """The default g and h: of the first half of the columns, the distance from the median. It loses sides and columns.
+    """The default g and h: the distance from the median, for the first half of the columns. It loses sides and columns.
 
     Args:
       rows: (n, *shape) samples.
 
     Returns:
-      (n, ceil(d / 2)), with d the entries of a row.
+      (n, ceil(d / 2)), where d is the number of entries of a row.
 
     Example:
       >>> import numpy as np
@@ -110,7 +108,7 @@ def coarse(rows: np.ndarray) -> np.ndarray:
     """
     flat = as_rows(rows, "rows")
     half = flat[:, : -(-flat.shape[1] // 2)]
-    # One of the values: the mean of two would make a balanced binary column constant.
+    # "lower" takes one of the values; the mean of two would make a balanced binary column constant.
     return np.abs(half - np.quantile(half, 0.5, axis=0, method="lower"))
 
 
@@ -125,22 +123,22 @@ def self_consistency(
     tolerance: float = TOLERANCE,
     **options: Any,
 ) -> SelfConsistency:
-    """Whether an estimator has the properties of mutual information on these data.
+    """Tests whether an estimator has the properties of mutual information on these data.
 
     Independence: shuffled pairs share nothing. Data processing: functions of X and Y share no more than X and Y do, and
-    beside X and Y they add nothing. Additivity: two independent copies share twice as much; the copies are the halves of
-    the rows, so that both sides of the ratio rest on n/2 rows.
+    they add nothing to X and Y. Additivity: two independent copies share twice as much as one; the copies are the halves of
+    the rows, so both sides of the ratio rest on n/2 rows.
 
-    That an estimator passes does not prove it right; that it fails proves it wrong. The first property and the third cannot
-    all hold for InfoNCE near its ceiling, nor the third for what errs by a constant.
+    An estimator that fails is wrong on these data; one that passes may still be wrong. InfoNCE near its ceiling must fail
+    additivity, and so must an estimator that errs by a constant.
 
     Args:
       x: (n, *x_shape) samples.
       y: (n, *y_shape) their partners.
       estimator: a name that `estimate` knows, or a function `(x, y) -> nats`. If it returns an `Estimate`, or anything with
-        `mi` and `interval`, these are used; of a bare number the interval is a jackknife's, over fifths of the rows.
-      g: what is done to x, a function of (n, *x_shape) rows that gives n rows,
-      h: and what to y; by default `coarse`.
+        `mi` and `interval`, these are used; a bare number gets a jackknife interval, over fifths of the rows.
+      g: a function of (n, *x_shape) rows that returns n rows; by default `coarse`.
+      h: the same for y.
       key: a typed key; by default `jax.random.key(0)`.
       tolerance: how far a ratio may be from what the property says: 0.1 accepts 0 ± 0.1, at most 1.1, 1 ± 0.1, and 2 ± 0.2.
       **options: those of `estimate`, if `estimator` is a name.
@@ -160,8 +158,8 @@ def self_consistency(
       ...     return -0.5 * np.log1p(-(np.corrcoef(x[:, 0], y[:, 0])[0, 1] ** 2))
       >>> rng = np.random.default_rng(0)
       >>> x = rng.normal(size=(2_000, 1))
-      >>> found = mi_jax.self_consistency(x, x + rng.normal(size=x.shape), estimator=gaussian)
-      >>> found.independence.verdict, found.additivity.verdict
+      >>> result = mi_jax.self_consistency(x, x + rng.normal(size=x.shape), estimator=gaussian)
+      >>> result.independence.verdict, result.additivity.verdict
       ('passes', 'fails')
 
     Source: Song & Ermon (2020), Section 4.2.
@@ -173,7 +171,7 @@ def self_consistency(
     rng = generator(key)
     whole = measure(x, y)
     shuffled = measure(x, y[rng.permutation(len(y))])
-    less_x, less_y = _applied(g, x, "g"), _applied(h, y, "h")
+    less_x, less_y = _apply(g, x, "g"), _apply(h, y, "h")
     processed = measure(less_x, less_y)
     stacked = measure(np.hstack([x, less_x]), np.hstack([y, less_y]))
     order = rng.permutation(len(x))
@@ -183,8 +181,8 @@ def self_consistency(
     copies = measure(np.hstack([x[one], x[other]]), np.hstack([y[one], y[other]]))
     mi = "I(X; Y)"
     return SelfConsistency(
-        compare("independence", "I(X; shuffled Y) = 0", {"I(X; shuffled Y)": shuffled, mi: whole}, 0.0, tolerance),
-        compare(
+        judge_ratio("independence", "I(X; shuffled Y) = 0", {"I(X; shuffled Y)": shuffled, mi: whole}, 0.0, tolerance),
+        judge_ratio(
             "data processing",
             "I(g(X); h(Y)) ≤ I(X; Y)",
             {"I(g(X); h(Y))": processed, mi: whole},
@@ -192,14 +190,14 @@ def self_consistency(
             tolerance,
             at_most=True,
         ),
-        compare(
+        judge_ratio(
             "data processing, stacked",
             "I([X, g(X)]; [Y, h(Y)]) = I(X; Y)",
             {"I([X, g(X)]; [Y, h(Y)])": stacked, mi: whole},
             1.0,
             tolerance,
         ),
-        compare(
+        judge_ratio(
             "additivity",
             "I([X, X']; [Y, Y']) = 2 I(X; Y)",
             {"I([X, X']; [Y, Y'])": copies, "I(X; Y) of half of the rows": halves},
@@ -209,7 +207,7 @@ def self_consistency(
     )
 
 
-def compare(
+def judge_ratio(
     name: str,
     says: str,
     estimates: Mapping[str, Measured],
@@ -218,29 +216,29 @@ def compare(
     *,
     at_most: bool = False,
 ) -> Property:
-    """A property of the ratio of two estimates, and the verdict on it.
+    """Judges a property by the ratio of two estimates.
 
     The interval recovers the variances of the ratio from the ends of both intervals, on the log scale (MOVER): log low is
-    log a - log b - sqrt((log a - log a_low)² + (log b_high - log b)²), and log high alike. It takes the two for independent;
-    as they share rows it is, as a rule, too wide. Where the target is 0, or a is not above 0, so that logarithms say little,
-    it holds all ratios of what the two intervals hold, and is wider still.
+    log a - log b - sqrt((log a - log a_low)² + (log b_high - log b)²), and log high alike. It treats the two as
+    independent; they share rows, so it is usually too wide. If the target is 0, or a is not above 0, logarithms say little;
+    then the interval holds all ratios of values in the two intervals, and is wider still.
 
     Args:
-      name: of the property.
+      name: the name of the property.
       says: the property as a formula.
-      estimates: two of them, by name, a and b: the ratio is a / b.
+      estimates: name -> estimate, two of them, a and b: the ratio is a / b.
       target: what the ratio ought to be.
-      tolerance: how far from it is accepted, times the target, or absolutely if that is 0.
-      at_most: accept any lower ratio, too.
+      tolerance: the accepted distance from the target, as a share of it; absolute if the target is 0.
+      at_most: also accept any lower ratio.
 
     Returns:
       A `Property`.
 
     Example:
-      >>> from mi_jax.consistency import Measured, compare
+      >>> from mi_jax.consistency import Measured, judge_ratio
       >>> estimates = {"twice": Measured(2.0, 1.9, 2.1), "once": Measured(1.0, 0.95, 1.05)}
-      >>> found = compare("additivity", "I2 = 2 I", estimates, target=2.0)
-      >>> print(f"{found.ratio:.2f}, {found.interval[0]:.2f} to {found.interval[1]:.2f}: {found.verdict}")
+      >>> result = judge_ratio("additivity", "I2 = 2 I", estimates, target=2.0)
+      >>> print(f"{result.ratio:.2f}, {result.interval[0]:.2f} to {result.interval[1]:.2f}: {result.verdict}")
       2.00, 1.86 to 2.15: passes
 
     Source: Zou & Donner (2008), "Construction of confidence limits about effect measures", for MOVER.
@@ -261,12 +259,12 @@ def compare(
 
 
 def _all_ratios(a: Measured, b: Measured) -> tuple[float, float]:
-    """Of whatever the two intervals hold, where all of b is positive."""
+    """The range of all ratios of values in the two intervals, if all of b is positive."""
     return min(a.low / b.low, a.low / b.high), max(a.high / b.low, a.high / b.high)
 
 
 def _mover(a: Measured, b: Measured) -> tuple[float, float]:
-    """MOVER's, of a / b, where a and all of b is positive."""
+    """MOVER's interval of a / b, if a and all of b are positive."""
     centre = math.log(a.mi / b.mi)
     up = math.hypot(math.log(a.high / a.mi), math.log(b.mi / b.low))
     if not a.low > 0:
@@ -278,30 +276,30 @@ def _mover(a: Measured, b: Measured) -> tuple[float, float]:
 def _measure(estimator: str | Estimator, options: Mapping[str, Any], key: PRNGKeyArray) -> Callable[..., Measured]:
     """The estimator as a function of rows, with an interval."""
     if isinstance(estimator, str):
-        return lambda x, y: _measured(estimate(x, y, estimator=estimator, key=key, **options))
+        return lambda x, y: _to_measured(estimate(x, y, estimator=estimator, key=key, **options))
     if not callable(estimator):
         raise TypeError(f"estimator must be a name or a function of x and y, got {type(estimator).__name__}")
     if options:
-        raise TypeError(f"options are of mi_jax.estimate, and mean nothing to a function, got {', '.join(options)}")
+        raise TypeError(f"options are those of mi_jax.estimate and do not apply to a function, got {', '.join(options)}")
 
     def measure(x: np.ndarray, y: np.ndarray) -> Measured:
-        found = estimator(x, y)
-        return _measured(found) if hasattr(found, "interval") else _jackknife(estimator, x, y, float(found))
+        value = estimator(x, y)
+        return _to_measured(value) if hasattr(value, "interval") else _jackknife(estimator, x, y, float(value))
 
     return measure
 
 
-def _measured(found: Any) -> Measured:
-    return Measured(float(found.mi), float(found.interval[0]), float(found.interval[1]))
+def _to_measured(estimate: Any) -> Measured:
+    return Measured(float(estimate.mi), float(estimate.interval[0]), float(estimate.interval[1]))
 
 
 def _jackknife(estimator: Estimator, x: np.ndarray, y: np.ndarray, value: float) -> Measured:
-    """The interval of a bare number, from estimates without a fifth of the rows at a time; t with 4 degrees of freedom."""
+    """The interval of a bare number, from estimates that leave out a fifth of the rows each; t with 4 degrees of freedom."""
     from scipy import stats
 
     numbers = np.arange(len(x))
     without = [float(estimator(x[keep], y[keep])) for fifth in range(JACKKNIFE) for keep in [numbers % JACKKNIFE != fifth]]
-    with np.errstate(invalid="ignore"):  # infinite or NaN, the function's own verdict
+    with np.errstate(invalid="ignore"):  # the function may return infinity or NaN
         error = math.sqrt((JACKKNIFE - 1) * np.var(without))
     reach = float(stats.t.ppf(0.975, JACKKNIFE - 1)) * error
     return Measured(value, value - reach, value + reach)
@@ -317,8 +315,8 @@ def _mean(one: Measured, other: Measured) -> Measured:
     return Measured(mi, mi - down, mi + up)
 
 
-def _applied(function: Callable[[np.ndarray], Any], rows: np.ndarray, name: str) -> np.ndarray:
-    found = as_rows(np.asarray(function(rows)), f"{name}(rows)")
-    if len(found) != len(rows):
-        raise ValueError(f"{name} must give as many rows as it is given, {len(rows)}, got {len(found)}")
-    return found
+def _apply(function: Callable[[np.ndarray], Any], rows: np.ndarray, name: str) -> np.ndarray:
+    images = as_rows(np.asarray(function(rows)), f"{name}(rows)")
+    if len(images) != len(rows):
+        raise ValueError(f"{name} must return as many rows as it gets, {len(rows)}, got {len(images)}")
+    return images

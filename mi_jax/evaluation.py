@@ -72,15 +72,15 @@ def normaliser(model: Model, params: Any, x: Float[Array, "n ..."], y: Float[Arr
 
 
 class PairSums(NamedTuple):
-    """What the read-outs of a held-out set are made of, one number for each of its rows.
+    """Sums over the pairs of a held-out set, from which its read-outs are made; one number for each row.
 
     The rows stand in groups of m, within which all pairs are scored; negatives are the other m - 1 rows of the group.
 
     Attributes:
       joint: (n,) scores T(x_i, y_i) of the joint pairs.
-      rows: (n,) log mean e^T(x_i, y_j) over the negatives y_j of x_i,
-      columns: and log mean e^T(x_j, y_i) over the negatives x_j of y_i.
-      clipped_rows, clipped_columns: the same of scores clipped to [-tau, tau].
+      rows: (n,) log mean e^T(x_i, y_j) over the negatives y_j of x_i.
+      columns: (n,) log mean e^T(x_j, y_i) over the negatives x_j of y_i.
+      clipped_rows, clipped_columns: the same for scores clipped to [-tau, tau].
       squared: (n,) log mean e^{2 T(x_i, y_j)}.
       shares: (n,) Σ_j, over the negatives x_j of y_i, of the share of e^T(x_j, y_i) in row j, its joint pair included.
       clipped: (n,) the share of the negatives of x_i whose score is clipped.
@@ -98,13 +98,13 @@ class PairSums(NamedTuple):
     group: int
 
 
-def group_size(num_rows: int, pairs: int) -> int:
-    """The size of groups with no more than `pairs` pairs in all that leaves out the fewest rows; at least 2.
+def group_size(num_rows: int, max_pairs: int) -> int:
+    """The size of groups with at most `max_pairs` pairs in all that leaves out the fewest rows; at least 2.
 
-    It is the largest there may be, all rows if they fit, or that of one group more: of 2,500 rows and groups of at most
-    1,677, two of 1,250 hold all.
+    It is the largest size allowed, or the size that gives one group more. For example, 2,500 rows in groups of at most 1,677
+    make two groups of 1,250, so that no row is left out.
     """
-    largest = min(num_rows, max(2, pairs // num_rows))
+    largest = min(num_rows, max(2, max_pairs // num_rows))
     smaller = max(2, num_rows // -(-num_rows // largest))
     return max(largest, smaller, key=lambda size: num_rows // size * size)
 
@@ -116,21 +116,21 @@ def pair_sums(
     *,
     encode: Callable[[Array, Array], tuple[Any, Any]] = lambda x, y: (x, y),
     tau: float | Float[Array, ""] = jnp.inf,
-    pairs: int = 2**22,
+    max_pairs: int = 2**22,
 ) -> PairSums:
-    """Score rows against one another, block by block, in groups so small that the pairs are no more than a budget.
+    """Scores rows against one another, block by block, in groups small enough to keep the pairs within a budget.
 
-    With n² ≤ `pairs` all pairs are scored; with more rows, each row's negatives are the others of its group of
-    about m = `pairs` / n. Rows beyond the last full group are left out.
+    With n² ≤ `max_pairs` all pairs are scored. With more rows, each row's negatives are the others of its group of about
+    m = `max_pairs` / n rows. Rows beyond the last full group are left out.
 
     Args:
       scores: `(x, y) -> (n, m)` scores, of any numbers of rows.
       x: (n, *x_shape) rows, in random order.
       y: (n, *y_shape) their partners.
-      encode: `(x, y) -> (codes_x, codes_y)`, what `scores` takes in the place of rows: all that can be done once a row, and
-        need not be done again for each block. By default the rows themselves.
+      encode: `(x, y) -> (codes_x, codes_y)`, which `scores` then takes in place of rows: the work that is done once a row
+        and not again for each block. By default the rows themselves.
       tau: where the clipped means clip.
-      pairs: the budget.
+      max_pairs: the budget.
 
     Returns:
       `PairSums`.
@@ -143,7 +143,7 @@ def pair_sums(
       >>> from mi_jax import evaluation, tasks
       >>> task = tasks.gaussian(dim=2, mi=1.0)
       >>> x, y = task.sample(jax.random.key(0), 2_000)
-      >>> sums = evaluation.pair_sums(lambda x, y: task.log_ratio(x[:, None], y[None]), x, y, pairs=1_000_000)
+      >>> sums = evaluation.pair_sums(lambda x, y: task.log_ratio(x[:, None], y[None]), x, y, max_pairs=1_000_000)
       >>> sums.group
       500
       >>> value, influence = evaluation.read_outs(sums)["dv"]
@@ -152,44 +152,61 @@ def pair_sums(
     """
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
-    size = group_size(len(x), pairs)
-    cut = sub_batches.drop_remainder(x, size), sub_batches.drop_remainder(y, size)
-    sums = jax.lax.map(lambda group: _group_sums(scores, *encode(*group), tau), cut)
-    return PairSums._make([*(leaf.reshape(-1) for leaf in sums), size])
+    size = group_size(len(x), max_pairs)
+    groups = sub_batches.drop_remainder(x, size), sub_batches.drop_remainder(y, size)
+    sums = jax.lax.map(lambda group: _sum_group(scores, *encode(*group), tau), groups)
+    return PairSums(**{name: values.reshape(-1) for name, values in sums.items()}, group=size)
 
 
-def _group_sums(scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any) -> tuple[Any, ...]:
-    """The fields of `PairSums` of one group, its rows of x scored in blocks against all of y."""
+class _RowSums(NamedTuple):
+    """What a block of rows of x gives: one number for each row."""
+
+    joint: Array
+    rows: Array
+    clipped_rows: Array
+    squared: Array
+    clipped: Array
+
+
+class _ColumnSums(NamedTuple):
+    """What is summed over the blocks: one number for each row of y."""
+
+    columns: Array
+    clipped_columns: Array
+    shares: Array
+
+
+def _sum_group(scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any) -> dict[str, Array]:
+    """The fields of `PairSums` for one group: its rows of x are scored in blocks against all of y."""
     size = len(jax.tree.leaves(x)[0])
     block = max(1, min(size, BLOCK_PAIRS // size))
     log_mean = functools.partial(_log_mean, count=size - 1)
 
-    def one(columns: Any, place: tuple[Array, Array]) -> tuple[Any, tuple[Array, ...]]:
-        numbers, rows_of_x = place
+    def sum_block(sums: _ColumnSums, numbered: tuple[Array, Array]) -> tuple[_ColumnSums, _RowSums]:
+        numbers, rows_of_x = numbered
         matrix = scores(rows_of_x, y).astype(jnp.float32)
-        own = lazy_scores.mark_joint(numbers, size)
-        joint = jnp.sum(jnp.where(own, matrix, 0.0), axis=1)
-        negatives = jnp.where(own, -jnp.inf, matrix)
-        clipped = jnp.where(own, -jnp.inf, jnp.clip(matrix, -tau, tau))
+        is_joint = lazy_scores.mark_joint(numbers, size)
+        joint = jnp.sum(jnp.where(is_joint, matrix, 0.0), axis=1)
+        negatives = jnp.where(is_joint, -jnp.inf, matrix)
+        clipped = jnp.where(is_joint, -jnp.inf, jnp.clip(matrix, -tau, tau))
         rows = jax.nn.logsumexp(negatives, axis=1)
         shares = jnp.exp(negatives - jnp.logaddexp(rows, joint)[:, None])
         padding = (numbers >= size)[:, None]
-        columns = (
-            jnp.logaddexp(columns[0], jax.nn.logsumexp(jnp.where(padding, -jnp.inf, negatives), axis=0)),
-            jnp.logaddexp(columns[1], jax.nn.logsumexp(jnp.where(padding, -jnp.inf, clipped), axis=0)),
-            columns[2] + jnp.sum(jnp.where(padding, 0.0, shares), axis=0),
+        sums = _ColumnSums(
+            jnp.logaddexp(sums.columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, negatives), axis=0)),
+            jnp.logaddexp(sums.clipped_columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, clipped), axis=0)),
+            sums.shares + jnp.sum(jnp.where(padding, 0.0, shares), axis=0),
         )
-        beyond = jnp.sum((jnp.abs(matrix) > tau) & ~own, axis=1) / (size - 1)
+        beyond = jnp.sum((jnp.abs(matrix) > tau) & ~is_joint, axis=1) / (size - 1)
         squared = jax.nn.logsumexp(2 * negatives, axis=1)
-        return columns, (joint, log_mean(rows), log_mean(jax.nn.logsumexp(clipped, axis=1)), log_mean(squared), beyond)
+        clipped_rows = log_mean(jax.nn.logsumexp(clipped, axis=1))
+        return sums, _RowSums(joint, log_mean(rows), clipped_rows, log_mean(squared), beyond)
 
-    none = jnp.full(size, -jnp.inf)
-    columns, of_rows = jax.lax.scan(
-        one, (none, none, jnp.zeros(size)), (lazy_scores.number_rows(size, block), lazy_scores.pad_to_blocks(x, block))
-    )
-    joint, rows, clipped_rows, squared, beyond = lazy_scores.drop_padding(of_rows, size)
-    column, clipped_column, shares = columns
-    return joint, rows, log_mean(column), clipped_rows, log_mean(clipped_column), squared, shares, beyond
+    empty = jnp.full(size, -jnp.inf)
+    blocks = lazy_scores.number_rows(size, block), lazy_scores.pad_to_blocks(x, block)
+    sums, of_rows = jax.lax.scan(sum_block, _ColumnSums(empty, empty, jnp.zeros(size)), blocks)
+    means = sums._replace(columns=log_mean(sums.columns), clipped_columns=log_mean(sums.clipped_columns))
+    return lazy_scores.drop_padding(of_rows, size)._asdict() | means._asdict()
 
 
 def _log_mean(log_sum: Array, count: int) -> Array:
@@ -244,15 +261,15 @@ def read_outs(sums: PairSums) -> dict[str, ReadOut]:
 
     Source: Song & Ermon (2020), Eqs. 3, 4, 5 and 17; the influence is the first term of Hoeffding's decomposition.
     """
-    found = {"infonce": _infonce(sums)}
+    read_outs = {"infonce": _infonce(sums)}
     for name, rows, columns in (("dv", sums.rows, sums.columns), ("smile", sums.clipped_rows, sums.clipped_columns)):
         log_z, influence = _partition(rows, columns)
         mean = jnp.mean(sums.joint)
-        found[name] = ReadOut(mean - log_z, sums.joint - mean - influence)
+        read_outs[name] = ReadOut(mean - log_z, sums.joint - mean - influence)
     log_z, influence = _partition(sums.rows, sums.columns)
     mean, z = jnp.mean(sums.joint), jnp.exp(log_z)
-    found["nwj"] = ReadOut(1 + mean - z, sums.joint - mean - z * influence)
-    return found
+    read_outs["nwj"] = ReadOut(1 + mean - z, sums.joint - mean - z * influence)
+    return read_outs
 
 
 def _infonce(sums: PairSums) -> ReadOut:

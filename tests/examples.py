@@ -6,7 +6,7 @@ import numpy as np
 
 from mi_jax import networks
 from mi_jax.cli.files import Samples
-from mi_jax.consistency import Measured, SelfConsistency, compare
+from mi_jax.consistency import Measured, SelfConsistency, judge_ratio
 from mi_jax.estimation import Estimate
 from mi_jax.estimation.columns import fit_columns
 from mi_jax.estimation.combine import Independence
@@ -80,8 +80,12 @@ def independence():
 def consistency():
     once, twice, nothing = Measured(1.0, 0.95, 1.05), Measured(1.5, 1.4, 1.6), Measured(0.0, -0.05, 0.05)
     return SelfConsistency(
-        compare("independence", "I(X; shuffled Y) = 0", {"I(X; shuffled Y)": nothing, "I(X; Y)": once}, 0.0),
-        compare("data processing", "I(g(X); h(Y)) ≤ I(X; Y)", {"I(g(X); h(Y))": once, "I(X; Y)": once}, 1.0, at_most=True),
-        compare("stacked", "I([X, g(X)]; [Y, h(Y)]) = I(X; Y)", {"I(stacked)": nothing, "I(X; Y)": nothing}, 1.0),
-        compare("additivity", "I([X, X']; [Y, Y']) = 2 I(X; Y)", {"I(copies)": twice, "I of half of the rows": once}, 2.0),
+        judge_ratio("independence", "I(X; shuffled Y) = 0", {"I(X; shuffled Y)": nothing, "I(X; Y)": once}, 0.0),
+        judge_ratio(
+            "data processing", "I(g(X); h(Y)) ≤ I(X; Y)", {"I(g(X); h(Y))": once, "I(X; Y)": once}, 1.0, at_most=True
+        ),
+        judge_ratio("stacked", "I([X, g(X)]; [Y, h(Y)]) = I(X; Y)", {"I(stacked)": nothing, "I(X; Y)": nothing}, 1.0),
+        judge_ratio(
+            "additivity", "I([X, X']; [Y, Y']) = 2 I(X; Y)", {"I(copies)": twice, "I of half of the rows": once}, 2.0
+        ),
     )

@@ -7,7 +7,7 @@ import pytest
 
 import mi_jax
 from mi_jax import consistency, tasks
-from mi_jax.consistency import Measured, compare
+from mi_jax.consistency import Measured, judge_ratio
 
 
 def correlation(x, y):
@@ -115,7 +115,7 @@ def test_a_name_is_an_estimator_of_estimate(normals, monkeypatch):
 def test_the_interval_of_a_ratio_is_the_delta_method_s(target):
     """To first order: relative errors of 2 % and 1 % make one of sqrt(5) %."""
     a, b = Measured(target, target * 0.98, target * 1.02), Measured(1.0, 0.99, 1.01)
-    found = compare("", "", {"a": a, "b": b}, target)
+    found = judge_ratio("", "", {"a": a, "b": b}, target)
     assert found.interval[1] - found.interval[0] == pytest.approx(2 * target * 0.01 * math.sqrt(5), rel=1e-3)
     assert found.verdict == "passes"
 
@@ -138,18 +138,18 @@ def test_the_interval_of_a_ratio_is_the_delta_method_s(target):
 )
 def test_verdicts(a, target, at_most, verdict):
     b = Measured(1.0, 0.99, 1.01)
-    assert compare("", "", {"a": a, "b": b}, target, at_most=at_most).verdict == verdict
+    assert judge_ratio("", "", {"a": a, "b": b}, target, at_most=at_most).verdict == verdict
 
 
 def test_a_reference_that_is_hardly_known_says_nothing():
     """0.04 is little beside 0.5, but 0.5 may be 0.05."""
-    found = compare("", "", {"a": Measured(0.04, 0.03, 0.045), "b": Measured(0.5, 0.05, 0.95)}, 0.0)
+    found = judge_ratio("", "", {"a": Measured(0.04, 0.03, 0.045), "b": Measured(0.5, 0.05, 0.95)}, 0.0)
     assert found.interval == pytest.approx((0.03 / 0.95, 0.9))
     assert found.verdict == "cannot tell"
 
 
 def test_an_interval_that_holds_0_keeps_it_as_a_ratio():
-    found = compare("", "", {"a": Measured(0.1, -0.1, 0.3), "b": Measured(1.0, 0.8, 1.25)}, 1.0)
+    found = judge_ratio("", "", {"a": Measured(0.1, -0.1, 0.3), "b": Measured(1.0, 0.8, 1.25)}, 1.0)
     assert found.interval[0] == pytest.approx(-0.125)
     assert found.ratio < found.interval[1] < 0.3 / 0.8
 
@@ -166,9 +166,9 @@ def test_coarse_keeps_no_sides_and_half_of_the_columns():
     [
         ({"estimator": 3}, TypeError, "estimator must be a name or a function of x and y, got int"),
         ({"estimator": "KSG"}, ValueError, "estimator must be one of smile, .* got 'KSG'"),
-        ({"estimator": exact, "seeds": 3}, TypeError, "options are of mi_jax.estimate, .* got seeds"),
+        ({"estimator": exact, "seeds": 3}, TypeError, "options are those of mi_jax.estimate and do not .* got seeds"),
         ({"tolerance": 0.0}, ValueError, "tolerance must be positive"),
-        ({"g": lambda rows: rows[:10]}, ValueError, "g must give as many rows as it is given, 100, got 10"),
+        ({"g": lambda rows: rows[:10]}, ValueError, "g must return as many rows as it gets, 100, got 10"),
         ({"h": lambda rows: rows * np.nan}, ValueError, r"h\(rows\) must be finite"),
         ({"key": 3}, TypeError, "key must be a typed key"),
         ({"x": np.zeros((30, 1)), "y": np.zeros((30, 1))}, ValueError, "at least 40 rows, .* got 30"),

@@ -128,7 +128,7 @@ def dense(scores, tau):
 def test_pair_sums_are_those_of_the_whole_matrix(monkeypatch, n, block_pairs, pairs, group):
     monkeypatch.setattr(evaluation, "BLOCK_PAIRS", block_pairs)
     x, y = rows(n)
-    found = jax.jit(lambda x, y: evaluation.pair_sums(bilinear(), x, y, tau=0.8, pairs=pairs)[:-1])(x, y)
+    found = jax.jit(lambda x, y: evaluation.pair_sums(bilinear(), x, y, tau=0.8, max_pairs=pairs)[:-1])(x, y)
     assert evaluation.group_size(n, pairs) == group
     matrix, full = bilinear()(x, y), n // group * group
     expected = [dense(matrix[start : start + group, start : start + group], 0.8) for start in range(0, full, group)]
@@ -191,7 +191,7 @@ def read_out_forty_rows():
     x, y = rows(40)
 
     def compute(x, y):
-        sums = evaluation.pair_sums(bilinear(), x, y, tau=0.8, pairs=400)
+        sums = evaluation.pair_sums(bilinear(), x, y, tau=0.8, max_pairs=400)
         partitions = evaluation.log_partition(sums), evaluation.log_partition(sums, clipped=True)
         return evaluation.read_outs(sums), *partitions, evaluation.effective_pairs(sums)
 
@@ -221,7 +221,7 @@ def test_the_partition_and_its_effective_pairs_are_numpys():
 
 def test_of_equal_scores_all_pairs_count():
     def compute(x, y):
-        sums = evaluation.pair_sums(lambda x, y: jnp.full((len(x), len(y)), 3.0), x, y, pairs=300)
+        sums = evaluation.pair_sums(lambda x, y: jnp.full((len(x), len(y)), 3.0), x, y, max_pairs=300)
         return evaluation.effective_pairs(sums), evaluation.log_partition(sums), sums.shares
 
     effective_pairs, log_partition, shares = jax.jit(compute)(*rows(30))
@@ -256,7 +256,7 @@ def many_data_sets(request):
     scores, group, count = request.param
 
     def one(key):
-        found = evaluation.read_outs(evaluation.pair_sums(scores, *TASK.sample(key, 200), tau=1.5, pairs=200 * group))
+        found = evaluation.read_outs(evaluation.pair_sums(scores, *TASK.sample(key, 200), tau=1.5, max_pairs=200 * group))
         return {name: (value, jnp.std(influence) / 200**0.5) for name, (value, influence) in found.items()}
 
     found = jax.jit(lambda key: jax.lax.map(one, jax.random.split(key, count), batch_size=20))(jax.random.key(0))
@@ -289,7 +289,7 @@ def test_infonces_standard_error_near_its_ceiling(mi, dim, n, group, count):
     scores = lambda x, y: task.log_ratio(x[:, None], y[None])  # noqa: E731
 
     def one(key):
-        sums = evaluation.pair_sums(scores, *task.sample(key, n), pairs=n * group)
+        sums = evaluation.pair_sums(scores, *task.sample(key, n), max_pairs=n * group)
         value, influence = evaluation.read_outs(sums)["infonce"]
         return value, jnp.std(influence) / n**0.5
 

@@ -147,7 +147,9 @@ class Cell:
         critic = self.model().critic
         assert critic is not None
         encode, pair = functools.partial(critic.encode, variables), functools.partial(critic.pair, variables)
-        sums = functools.partial(evaluation.pair_sums, pair, x, y, encode=encode, pairs=half * (self.group or self.batch))
+        sums = functools.partial(
+            evaluation.pair_sums, pair, x, y, encode=encode, max_pairs=half * (self.group or self.batch)
+        )
         if self.objective == "logistic":
             return {f"smile_{tau:g}": _read(evaluation.read_outs(sums(tau=tau))["smile"]) for tau in TAUS}
         name, read_out = ("cpc", "infonce") if self.objective == "infonce" else ("mine", "dv")

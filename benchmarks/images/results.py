@@ -74,7 +74,9 @@ class Results:
         says = "I([X1, X2]; [Y1, Y2]) = 2 I(X; Y)" if setting == "additivity" else "I([X, X]; [Y, h(Y)]) = I(X; Y)"
         shared = [t for t in self.ts(setting, name) if t in self.ts("rows", name)]
         both = {t: (self.measured(setting, name, t), self.measured("rows", name, t)) for t in shared}
-        return {t: consistency.compare(setting, says, {"two": two, "one": one}, target) for t, (two, one) in both.items()}
+        return {
+            t: consistency.judge_ratio(setting, says, {"two": two, "one": one}, target) for t, (two, one) in both.items()
+        }
 
     def independence(self, name: str) -> consistency.Property | None:
         """I(X; Y) at t = 0, where Y is constant, over that at the largest t."""
@@ -82,4 +84,4 @@ class Results:
         if len(ts) < 2 or ts[0]:
             return None
         estimates = {f"t = {t}": self.measured("rows", name, t) for t in (0, ts[-1])}
-        return consistency.compare("independence", "I(X; Y) = 0 at t = 0", estimates, 0.0)
+        return consistency.judge_ratio("independence", "I(X; Y) = 0 at t = 0", estimates, 0.0)

@@ -42,7 +42,7 @@ def _held_out(critic: nn.Module, n: int) -> None:
     @jax.jit
     def read(variables: models.Variables, x: Array, y: Array) -> dict[str, Float[Array, ""]]:
         encode, pair = (jax.tree_util.Partial(part, variables) for part in scorer)
-        sums = evaluation.pair_sums(pair, x, y, encode=encode, tau=5.0, pairs=n**2)
+        sums = evaluation.pair_sums(pair, x, y, encode=encode, tau=5.0, max_pairs=n**2)
         return {name: found.value for name, found in evaluation.read_outs(sums).items()}
 
     jax.block_until_ready(read(variables, x, y))

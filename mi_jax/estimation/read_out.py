@@ -98,7 +98,7 @@ def _read_out_scores(
     tau = jnp.where(jnp.isnan(tau), jnp.maximum(LEAST_TAU, highest), tau)
     encode, pair = functools.partial(critic.encode, variables), functools.partial(critic.pair, variables)
     log_ratios = lambda codes_x, codes_y: pair(codes_x, codes_y) - config.offset  # noqa: E731
-    sum_pairs = functools.partial(evaluation.pair_sums, log_ratios, encode=encode, tau=tau, pairs=config.max_pairs)
+    sum_pairs = functools.partial(evaluation.pair_sums, log_ratios, encode=encode, tau=tau, max_pairs=config.max_pairs)
     test, valid, train = (sum_pairs(*rows[name]) for name in ("test", "valid", "train"))
     name = READ_OUTS[config.estimator]
     read_outs = evaluation.read_outs(test)
