@@ -18,22 +18,19 @@ from typing import Any
 from benchmarks.estimates import experiment, page
 from benchmarks.estimates.cases import CASES, HARD, LARGE, LARGE_CRITICS
 from benchmarks.estimates.experiment import SMALL_GROUP, SMALL_MI, SMALL_SETS, PermutationTest, Run
-from benchmarks.lib import cli, machine, runner
+from benchmarks.lib import cli, machine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is missing, then write the page."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    machine.use_all_cores()
-    with cli.clear_errors(parser):
-        if options.one:
+    if options.one:
+        machine.use_all_cores()
+        with cli.clear_errors(parser):
             print(json.dumps(experiment.run_here(json.loads(options.one)), allow_nan=False))
-            return
-        wanted = _wanted(options)
-        if not options.page_only:
-            runner.run_missing(experiment.experiment(wanted), cli.rows_folder(options.out), options.limit)
-        cli.draw(options.out, page.draw)
+        return
+    cli.run(parser, options, lambda: experiment.experiment(_wanted(options)), page.draw)
 
 
 def _wanted(options: argparse.Namespace) -> dict[Any, int]:

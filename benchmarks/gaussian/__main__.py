@@ -14,24 +14,20 @@ from dataclasses import replace
 from benchmarks.gaussian import page
 from benchmarks.gaussian.experiment import BLOCKS, CRITICS, NETWORKS, OBJECTIVES, PRESETS, TASKS, Cell, experiment
 from benchmarks.gaussian.statistics import FLOW
-from benchmarks.lib import cli, machine, runner
+from benchmarks.lib import cli
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then draw."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    machine.use_all_cores()
     cells, num_seeds = PRESETS[options.preset]
     cells = [replace(cell, every=options.every or cell.every) for cell in cells]
     kept = [cell for cell in cells if _is_selected(cell, options)]
     if not kept:
         labels = "; ".join(dict.fromkeys(cell.label for cell in cells))
         parser.error(f"no cell of preset {options.preset} is selected; it has {labels}")
-    with cli.clear_errors(parser):
-        if not options.page_only:
-            runner.run_missing(experiment(kept, options.seeds or num_seeds), cli.rows_folder(options.out), options.limit)
-        cli.draw(options.out, page.draw)
+    cli.run(parser, options, lambda: experiment(kept, options.seeds or num_seeds), page.draw)
 
 
 def _parser() -> argparse.ArgumentParser:

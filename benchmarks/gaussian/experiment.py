@@ -130,18 +130,13 @@ class Cell:
         return 3.0 * 2.0 * products  # forward, and backward to the weights and to the inputs
 
 
-class _Cost:
-    """Seconds of a seed: by rows of its like, or else by the machine's matrix-product speed."""
+def _covers(config: Mapping[str, Any]) -> tuple[Cell, Sequence[int]]:
+    return Cell.of(config), [config["seed"]]
 
-    def __init__(self, on_disk: Sequence[Row]):
-        cells = [(Cell.of(row.config), row) for row in on_disk]
-        self.measured = {_kind(cell): row.seconds["run"] / cell.steps for cell, row in cells}
-        self.speed = functools.cache(lambda: machine.product_speed()())
 
-    def __call__(self, cell: Cell) -> float:
-        # A run reaches about 70 % of the speed of products; the rest of a step takes 0.3 ms on two cores.
-        a_step = self.measured.get(_kind(cell)) or cell.products() / (0.7 * self.speed()) + 3e-4
-        return a_step * cell.steps
+def _seconds_a_step(cell: Cell) -> float:
+    """A guess: a run reaches about 70 % of the speed of products, and the rest of a step takes 0.3 ms on two cores."""
+    return cell.products() / (0.7 * machine.speed()) + 3e-4
 
 
 def _kind(cell: Cell) -> tuple[Any, ...]:
@@ -155,8 +150,8 @@ def experiment(cells: Sequence[Cell], num_seeds: int) -> runner.Experiment:
     return runner.Experiment(
         name="gaussian",
         wanted=dict.fromkeys(cells, num_seeds),
-        covers=lambda config: (Cell.of(config), [config["seed"]]),
-        predict=_Cost,
+        covers=_covers,
+        predict=runner.predict_by_kind(_covers, _kind, lambda cell: cell.steps, _seconds_a_step),
         run=_run,
         compile=lambda cell, number: lib_training.compile_seeds(cell.trainer, cell.settings, number, steps=cell.steps),
         program=lambda cell, number: (replace(cell, task="gaussian"), number),

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.images import datasets, page, presets
-from benchmarks.images.experiment import OBJECTIVES, SETTINGS, Cell, experiment
+from benchmarks.images.cells import OBJECTIVES, SETTINGS, Cell
+from benchmarks.images.experiment import experiment
 from benchmarks.images.presets import PRESETS
-from benchmarks.lib import cli, machine, runner
+from benchmarks.lib import cli
 
 READERS: dict[str, Callable[..., datasets.Dataset]] = {
     "mnist": datasets.mnist,
@@ -30,19 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then draw."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    machine.use_all_cores()
+    cells, num_seeds = presets.preset(options.preset, options.dataset)
+    changes = {name: getattr(options, name) for name in ("images", "epochs", "epochs_gm") if getattr(options, name)}
+    kept = [replace(cell, **changes) for cell in cells if _is_selected(cell, options)]
+    if not kept:
+        parser.error(f"no cell of preset {options.preset} is selected; its t are {sorted({cell.t for cell in cells})}")
+    folder = options.data / "mnist" if options.dataset == "mnist" and (options.data / "mnist").is_dir() else options.data
     with cli.clear_errors(parser):
-        cells, num_seeds = presets.preset(options.preset, options.dataset)
-        changes = {name: getattr(options, name) for name in ("images", "epochs", "epochs_gm") if getattr(options, name)}
-        kept = [replace(cell, **changes) for cell in cells if _is_selected(cell, options)]
-        if not kept:
-            parser.error(f"no cell of preset {options.preset} is selected; its t are {sorted({cell.t for cell in cells})}")
-        folder = options.data / "mnist" if options.dataset == "mnist" and (options.data / "mnist").is_dir() else options.data
         data = READERS[options.dataset](folder, download=options.download)
-        if not options.page_only:
-            wanted = experiment(kept, options.seeds or num_seeds, data)
-            runner.run_missing(wanted, cli.rows_folder(options.out), options.limit)
-        cli.draw(options.out, functools.partial(page.draw, {options.dataset: data}, _command(parser, options)))
+    draw = functools.partial(page.draw, {options.dataset: data}, _command(parser, options))
+    cli.run(parser, options, lambda: experiment(kept, options.seeds or num_seeds, data), draw)
 
 
 def _command(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:

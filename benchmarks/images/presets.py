@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.images.experiment import DISCRIMINATIVE, OBJECTIVES, SETTINGS, Cell
+from benchmarks.images.cells import DISCRIMINATIVE, OBJECTIVES, SETTINGS, Cell
 from benchmarks.images.results import LESS
 
 

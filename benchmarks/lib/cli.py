@@ -3,8 +3,11 @@
 import argparse
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+from benchmarks.lib import machine, runner
+from benchmarks.lib.runner import Experiment, Job
 
 
 def parser(name: str, documentation: str | None) -> argparse.ArgumentParser:
@@ -36,19 +39,34 @@ def add_seeds(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--seeds", type=positive_int, help=text)
 
 
-def rows_folder(out: Path) -> Path:
-    """The folder of the rows of an --out; makes both."""
-    folder = out / "rows"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def run(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    experiment: Callable[[], Experiment],
+    draw: Callable[[Path], Iterable[Path]],
+    on_skipped: Callable[[Sequence[Job]], None] | None = None,
+) -> None:
+    """Run what is missing, unless --page-only, then draw; every command does this with its own experiment.
 
-
-def draw(out: Path, function: Callable[[Path], Iterable[Path]]) -> None:
-    """Draw pages and figures from the rows of an --out, and print their paths."""
-    if not (out / "rows").is_dir():
-        raise ValueError(f"{out} has no folder of rows")
-    for path in function(out):
-        print(path)
+    Args:
+      parser: the command's parser, which reports errors.
+      options: out, limit and page_only, at least.
+      experiment: makes the experiment; it is called once the devices are there.
+      draw: writes pages and figures from the rows of an --out; returns their paths.
+      on_skipped: is called with the jobs over the limit.
+    """
+    machine.use_all_cores()
+    with clear_errors(parser):
+        if not options.page_only:
+            folder = options.out / "rows"
+            folder.mkdir(parents=True, exist_ok=True)
+            skipped = runner.run_missing(experiment(), folder, options.limit)
+            if on_skipped is not None:
+                on_skipped(skipped)
+        if not (options.out / "rows").is_dir():
+            raise ValueError(f"{options.out} has no folder of rows")
+        for path in draw(options.out):
+            print(path)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,12 @@ def product_speed(devices: Sequence[jax.Device] | None = None, repeats: int = 20
     return measure
 
 
+@functools.cache
+def speed() -> float:
+    """Operations a second in matrix products, measured once: what costs are predicted by where no row is on disk."""
+    return product_speed()()
+
+
 def peak_memory() -> float:
     """The largest resident memory that this process has had, in MiB."""
     # On Linux `getrusage` counts the process that started this one, too, up to the fork.
@@ -61,6 +67,13 @@ def peak_memory() -> float:
         return int(line.split()[1]) / 1_024
     unit = 1 if sys.platform == "darwin" else 1_024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def in_a_process(*command: str, **environment: str) -> str:
+    """The last line that a Python process of its own prints; its errors go where this one's go."""
+    arguments = [sys.executable, *command]
+    done = subprocess.run(arguments, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines()[-1]
 
 
 def duration(seconds: float) -> str:

@@ -108,6 +108,32 @@ class Experiment(NamedTuple):
         return f"{cell.label}, {self.unit}s {repeats[0]}-{repeats[-1]}"
 
 
+def predict_by_kind(
+    covers: Callable[[Mapping[str, Any]], tuple[Any, Sequence[int]]],
+    kind: Callable[[Any], Any],
+    steps: Callable[[Any], float],
+    otherwise: Callable[[Any], float],
+) -> Callable[[Sequence[Row]], Callable[[Any], float]]:
+    """A `predict`: the seconds a step of rows on disk of the same kind, or else of a guess, times a cell's steps.
+
+    Args:
+      covers: as in an `Experiment`.
+      kind: cell -> what the cost of its steps depends on.
+      steps: cell -> how many steps a repeat has.
+      otherwise: cell -> the seconds a step where there is no such row; NaN if there is no guess.
+    """
+
+    def predict(on_disk: Sequence[Row]) -> Callable[[Any], float]:
+        measured = {}
+        for row in on_disk:
+            cell, repeats = covers(row.config)
+            if repeats:
+                measured[kind(cell)] = row.seconds["run"] / (len(repeats) * steps(cell))
+        return lambda cell: (measured.get(kind(cell)) or otherwise(cell)) * steps(cell)
+
+    return predict
+
+
 def missing(experiment: Experiment, on_disk: Sequence[Row]) -> list[Job]:
     """The cells that lack repeats, each with what these are predicted to take."""
     done: dict[Any, set[int]] = {}

@@ -28,19 +28,9 @@ CHUNK = 100  # steps between checkpoints, so that a kill meets one being written
 
 def command(out: Path) -> list[str]:
     """The study's command line, of `SMALL`."""
-    numbers = {"--mis": SMALL.mis, "--learning-rates": SMALL.learning_rates}
-    options = [text for name, values in numbers.items() for text in (name, *map(str, values))]
-    options += [
-        "--seeds",
-        str(SMALL.num_seeds),
-        "--steps",
-        str(SMALL.steps),
-        "--chunk",
-        str(CHUNK),
-        "--checkpoint-every",
-        "0",
-    ]
-    return [sys.executable, "-m", "benchmarks.study", "--out", str(out), *options]
+    mis, rates = (" ".join(map(str, values)) for values in (SMALL.mis, SMALL.learning_rates))
+    options = f"--mis {mis} --learning-rates {rates} --seeds {SMALL.num_seeds} --steps {SMALL.steps} --chunk {CHUNK}".split()
+    return [sys.executable, "-m", "benchmarks.study", "--out", str(out), *options, "--checkpoint-every", "0"]
 
 
 def kill_at_random(out: Path, kills: int, longest: float, rng: random.Random) -> None:

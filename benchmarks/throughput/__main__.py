@@ -9,6 +9,7 @@ row is on disk are not run again.
 """
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,15 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing, then write the page and the figure."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    machine.use_all_cores()
-    with cli.clear_errors(parser):
-        if not options.page_only:
-            folder = cli.rows_folder(options.out)
-            parts = processes.parts(options.rounds, memory=not options.no_memory)
-            cells: list[Cell | processes.Part] = [*_grid(options), *parts]
-            skipped = runner.run_missing(experiment.experiment(cells, options.rounds, options.steps), folder, options.limit)
-            _list_skipped(skipped, options.out / "skipped.txt")
-        cli.draw(options.out, page.draw)
+
+    def make_experiment() -> runner.Experiment:
+        parts = processes.parts(options.rounds, memory=not options.no_memory)
+        return experiment.experiment([*_grid(options), *parts], options.rounds, options.steps)
+
+    list_skipped = functools.partial(_list_skipped, options.out / "skipped.txt")
+    cli.run(parser, options, make_experiment, page.draw, list_skipped)
 
 
 def _grid(options: argparse.Namespace) -> list[Cell]:
@@ -47,7 +46,7 @@ def _grid(options: argparse.Namespace) -> list[Cell]:
     ]
 
 
-def _list_skipped(skipped: Sequence[runner.Job], path: Path) -> None:
+def _list_skipped(path: Path, skipped: Sequence[runner.Job]) -> None:
     """Write down what was over the limit, a line for each critic and n: the page names it."""
     by_size: dict[str, list[runner.Job]] = {}
     for job in skipped:

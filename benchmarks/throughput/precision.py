@@ -8,7 +8,7 @@ disk are not made again.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,17 +78,13 @@ def experiment(cells: Sequence[Cell]) -> runner.Experiment:
         name="precision",
         wanted=dict.fromkeys(cells, 1),
         covers=covers,
-        predict=_predict,
+        predict=runner.predict_by_kind(
+            covers, lambda cell: cell.critic, lambda cell: cell.seeds * cell.steps, lambda _: math.nan
+        ),
         run=runner.measuring(Cell.measure),
         unit="",
         describe=lambda made: "; ".join(map(str, map(line, made))),
     )
-
-
-def _predict(on_disk: Sequence[Row]) -> Callable[[Cell], float]:
-    """Seconds by a row of the same critic."""
-    measured = {row.config["critic"]: row.seconds["run"] / row.config["seeds"] / row.config["steps"] for row in on_disk}
-    return lambda cell: measured.get(cell.critic, math.nan) * cell.seeds * cell.steps
 
 
 def interval(differences: np.ndarray) -> str:
@@ -150,17 +146,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=cli.positive_int, default=16, help="seeds of each")
     parser.add_argument("--steps", type=cli.positive_int, default=4_000, help="training steps")
     options = parser.parse_args(arguments)
-    machine.use_all_cores()
     cells = [
         Cell(critic, objective, mi, options.seeds, options.steps, max(2, options.steps // 4))
         for critic in options.critics
         for objective in OBJECTIVES
         for mi in MIS
     ]
-    with cli.clear_errors(parser):
-        if not options.page_only:
-            runner.run_missing(experiment(cells), cli.rows_folder(options.out), options.limit)
-        cli.draw(options.out, draw)
+    cli.run(parser, options, lambda: experiment(cells), draw)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """Measurements in processes of their own: memory of large batches, a start, and what the compilation cache saves."""
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,18 +68,10 @@ MEMORY: dict[str, tuple[Callable[[], None], float]] = {
 }
 
 
-def in_a_process(command: Sequence[str], **environment: str) -> str:
-    """The last line that a Python process of its own prints."""
-    done = subprocess.run(
-        [sys.executable, *command], env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return done.stdout.splitlines()[-1]
-
-
 def measure_memory(name: str) -> dict[str, Any]:
     """Seconds, compiling included, and the largest resident memory of a process that does one of `MEMORY`."""
     found: dict[str, Any] = json.loads(
-        in_a_process(["-m", "benchmarks.throughput.processes", name], JAX_NUM_CPU_DEVICES="1")
+        machine.in_a_process("-m", "benchmarks.throughput.processes", name, JAX_NUM_CPU_DEVICES="1")
     )
     return found
 
@@ -123,7 +113,7 @@ def measure_startup(rounds: int) -> dict[str, Any]:
     """Seconds of each part of a start, and of the imports in turn, each in processes of their own."""
 
     def once(code: str) -> str:
-        return in_a_process(["-c", code], STARTED=repr(time.time()))
+        return machine.in_a_process("-c", code, STARTED=repr(time.time()))
 
     timed = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
     parts, imports = [], []
@@ -142,7 +132,7 @@ def measure_cache(rounds: int, num_rows: int = 2_000) -> dict[str, Any]:
 
         def once(*options: str) -> dict[str, float]:
             start = time.perf_counter()
-            found = json.loads(in_a_process(["-m", "mi_jax", "estimate", str(data), "--json", *options]))
+            found = json.loads(machine.in_a_process("-m", "mi_jax", "estimate", str(data), "--json", *options))
             return {"all": time.perf_counter() - start, "compile": found["seconds"]["compile"], "mi": found["mi"]}
 
         kept = ("--compilation-cache", str(cache))

@@ -10,7 +10,7 @@ and draws them beside the printed bounds and the exact laws. What is on disk is 
 import argparse
 from collections.abc import Sequence
 
-from benchmarks.lib import cli, machine, runner
+from benchmarks.lib import cli, machine
 from benchmarks.variance import coverage, page
 from benchmarks.variance.experiment import PRESETS, experiment
 
@@ -19,16 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draw what is missing, then the figure and the table."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    machine.use_all_cores()
-    with cli.clear_errors(parser):
-        folder = cli.rows_folder(options.out)
-        if options.coverage is not None:
+    if options.coverage is not None:
+        machine.use_all_cores()
+        with cli.clear_errors(parser):
             print(coverage.write_coverage(options.preset, options.coverage, options.out, options.limit))
-            return
-        if not options.page_only:
-            replicates = {cell: options.replicates or number for cell, number in PRESETS[options.preset].items()}
-            runner.run_missing(experiment(replicates), folder, options.limit)
-        cli.draw(options.out, page.draw)
+        return
+    replicates = {cell: options.replicates or number for cell, number in PRESETS[options.preset].items()}
+    cli.run(parser, options, lambda: experiment(replicates), page.draw)
 
 
 def _parser() -> argparse.ArgumentParser:

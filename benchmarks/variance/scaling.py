@@ -7,10 +7,7 @@ Each figure is of a process of its own, on virtual CPU devices (`JAX_NUM_CPU_DEV
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,11 +38,10 @@ class Measured(NamedTuple):
 
 def measure(pairs: theory.Pairs, n: int, replicates: int, devices: int) -> Measured:
     """Draw so many replicates in a process with so many devices."""
-    command = [sys.executable, "-m", "benchmarks.variance.scaling", "--measure", pairs, str(n), str(replicates)]
+    command = ("-m", "benchmarks.variance.scaling", "--measure", pairs, str(n), str(replicates))
     # The number of glibc's arenas moves the peak by a tenth from run to run.
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "MALLOC_ARENA_MAX": "2"}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    environment = {"JAX_NUM_CPU_DEVICES": str(devices), "MALLOC_ARENA_MAX": "2"}
+    return Measured(**json.loads(machine.in_a_process(*command, **environment)))
 
 
 def _measure_here(pairs: theory.Pairs, n: int, replicates: int) -> Measured:

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from benchmarks.images import __main__ as command
+from benchmarks.images import cells as cells_
 from benchmarks.images import datasets, experiment, page, presets, results
 from benchmarks.lib import machine, rows, runner
 
-TINY = experiment.Cell(
-    channels=(4, 6), hidden=(8,), batch=16, images=64, tests=64, epochs=1, epochs_gm=1, learning_rate=1e-3
-)
+TINY = cells_.Cell(channels=(4, 6), hidden=(8,), batch=16, images=64, tests=64, epochs=1, epochs_gm=1, learning_rate=1e-3)
 
 
 def dataset(n=64, seed=0, size=12):
@@ -105,12 +104,12 @@ def nothing_runs(monkeypatch):
 
 
 def test_t_is_no_part_of_the_program():
-    cells = [dataclasses.replace(TINY, setting=setting, t=t) for setting in experiment.SETTINGS for t in (5, 9)]
+    cells = [dataclasses.replace(TINY, setting=setting, t=t) for setting in cells_.SETTINGS for t in (5, 9)]
     assert len({cell.program() for cell in cells}) == 2  # of one image, and of two
 
 
 def test_runs_on_disk_are_not_run_again(tmp_path, capsys, nothing_runs):
-    cells = [dataclasses.replace(TINY, setting=setting) for setting in experiment.SETTINGS]
+    cells = [dataclasses.replace(TINY, setting=setting) for setting in cells_.SETTINGS]
     assert len(run_missing(cells, 1, dataset(), tmp_path)) == 3
     assert "3 runs to do" in capsys.readouterr().out
     run_missing(cells, 2, dataset(), tmp_path)
@@ -129,7 +128,7 @@ def test_runs_that_differ_in_t_are_compiled_once(tmp_path, capsys, monkeypatch):
         return compile_cell(data, cell, number)
 
     monkeypatch.setattr(experiment, "compile_cell", counted)
-    cells = [dataclasses.replace(TINY, setting=setting, t=t) for setting in experiment.SETTINGS for t in (5, 9)]
+    cells = [dataclasses.replace(TINY, setting=setting, t=t) for setting in cells_.SETTINGS for t in (5, 9)]
     run_missing(cells, 1, dataset(), tmp_path)
     assert len(compiled) == 2  # of one image, and of two
     assert len(read(tmp_path)) == 6
@@ -207,7 +206,7 @@ def test_the_page_has_both_bounds_of_every_density():
         for name, value in (("gm", -900.0), ("gm_iw", -850.0))
         for role in ("", "_joint", "_marginal_x", "_marginal_y")
     }
-    made = [row(setting, "gm", 14, 0.0, results=held_out) for setting in experiment.SETTINGS]
+    made = [row(setting, "gm", 14, 0.0, results=held_out) for setting in cells_.SETTINGS]
     text = "\n".join(page.report({"mnist": results.Results(made)}, "a command"))
     assert "| 14  | additivity | marginal_y | -900.0 ± 2.0 | -850.0 ± 2.0" in text
     assert "| GM (ELBOs)               | additivity | 14  | –       | any        | cannot tell |" in text
@@ -293,11 +292,11 @@ def test_bad_options_end_in_one_clear_line(arguments, message, tmp_path, capsys)
 def test_presets_hold_what_is_to_be_shown(name, data):
     cells, seeds = presets.preset(name, data)
     assert seeds >= 2
-    assert {cell.setting for cell in cells} == set(experiment.SETTINGS)
+    assert {cell.setting for cell in cells} == set(cells_.SETTINGS)
     if name == "vaes":
         assert {(cell.objective, cell.t) for cell in cells} == {("gm", 28 if data == "mnist" else 32)}
     else:
-        assert {cell.objective for cell in cells} == set(experiment.OBJECTIVES)
+        assert {cell.objective for cell in cells} == set(cells_.OBJECTIVES)
         assert min(cell.t for cell in cells if cell.setting == "rows") == 0
     assert all(cell.t > results.LESS for cell in cells if cell.setting == "processing")
     if name == "paper":

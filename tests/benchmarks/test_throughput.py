@@ -110,7 +110,7 @@ def test_memory_of_a_process_is_its_peak(monkeypatch):
 def test_the_cache_is_filled_before_it_is_measured(monkeypatch):
     calls = []
 
-    def in_a_process(command):
+    def in_a_process(*command):
         *_, option, folder = ("--no", *command)
         if option == "--compilation-cache":
             Path(folder).mkdir(exist_ok=True)
@@ -118,7 +118,7 @@ def test_the_cache_is_filled_before_it_is_measured(monkeypatch):
         calls.append(option == "--compilation-cache")
         return json.dumps({"seconds": {"compile": 9.0 - len(calls)}, "mi": 0.5})
 
-    monkeypatch.setattr(processes, "in_a_process", in_a_process)
+    monkeypatch.setattr(processes.machine, "in_a_process", in_a_process)
     found = processes.measure_cache(rounds=2, num_rows=10)
     assert calls == [True, False, True, False, True]
     assert [(run["without"]["compile"], run["with"]["compile"]) for run in found["runs"]] == [(7.0, 6.0), (5.0, 4.0)]
