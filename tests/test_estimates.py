@@ -13,7 +13,7 @@ import pytest
 
 import mi_jax
 from benchmarks import estimates, machine, rows
-from mi_jax.cross_fitting import Seconds
+from mi_jax.estimation.cross_fitting import Seconds
 from tests import examples
 
 
