@@ -3,10 +3,8 @@
 import ast
 import importlib
 import inspect
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -145,42 +143,3 @@ def test_type_checkers_read_the_imports_that_are_made_at_run_time():
     names = {(alias.name, node.module.removeprefix("mi_jax").lstrip(".")) for node in imports for alias in node.names}
     names.remove(("TYPE_CHECKING", "typing"))
     assert names == {*((name, "") for name in mi_jax._MODULES), *mi_jax._NAMES.items()}
-
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
-# The same lines on less data, with fewer steps and smaller networks.
-SHORTER = {
-    "4_000)": "400)",
-    "2_000)": "4)",
-    "steps=1_000": "steps=4",
-    "1_000)": "50)",
-    "SeparableCritic()": "BilinearCritic()",
-    "models.gm()": "models.gm(networks.JointRealNVP(1, ()), networks.RealNVP(1, ()), networks.RealNVP(1, ()))",
-    "mi_jax.estimate(x, y**3)": "mi_jax.estimate(x, y**3, critic=mi_jax.networks.BilinearCritic(), steps=50, batch_size=64)",
-    "self_consistency(x, y, folds=2, steps=300)": "self_consistency(x, y, estimator=lambda x, y: 1.0)",
-}
-
-
-def run_examples(text, capsys):
-    """Run the Python blocks in order, as later ones use names of earlier ones; return the nats that they print."""
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 7
-    scope = {"__name__": "readme"}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), scope)
-    return [float(number) for number in re.findall(r"(-?\d+\.\d+) nats", capsys.readouterr().out)]
-
-
-def test_the_readmes_examples_run_when_shortened(capsys):
-    text = README
-    for long, short in SHORTER.items():
-        assert long in text, f"the README no longer holds {long!r}"
-        text = text.replace(long, short)
-    assert len(run_examples(text, capsys)) == 8
-
-
-@pytest.mark.slow
-def test_the_readmes_examples_run(capsys):
-    estimates = run_examples(README, capsys)
-    assert len(estimates) == 8
-    assert all(1.0 < estimate < 3.0 for estimate in estimates)  # the examples have 2 nats

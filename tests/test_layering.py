@@ -1,4 +1,4 @@
-"""The architecture, as DESIGN draws it: imports go one way, devices are named in one file, and tests mirror the package."""
+"""The architecture of docs/design.md: imports go one way, devices are named in one file, and tests mirror the package."""
 
 import ast
 from pathlib import Path

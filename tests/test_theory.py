@@ -187,7 +187,7 @@ def test_clipped_moments_become_those_of_the_ratio():
 
 
 def test_how_many_pairs_see_the_tail():
-    """The divergence of the r²-tilted law from Q, by quadrature; and STATISTICS.md's 3.5e8 at MI 4."""
+    """The divergence of the r²-tilted law from Q, by quadrature; and the 3.5e8 of docs/statistics.md at MI 4."""
     for mi, dim in ((0.2, 1), (1.0, 20)):
         rho = rho_of(mi, dim)
         second = expectation(lambda x, y, rho=rho: np.exp(2 * log_ratio(x, y, rho)))

@@ -173,7 +173,7 @@ def test_the_quick_preset_tells_the_papers_story(tmp_path):
 
 def test_the_floor_is_the_variance_of_a_mean_of_exact_log_ratios():
     floor = statistics.protocol_of(experiment.Cell().config(0)).floor()
-    np.testing.assert_allclose(floor, [0.057, 0.103, 0.141, 0.172, 0.198], atol=5e-4)  # of STATISTICS.md, d = 20, n = 64
+    np.testing.assert_allclose(floor, [0.057, 0.103, 0.141, 0.172, 0.198], atol=5e-4)  # docs/statistics.md, d = 20, n = 64
 
 
 @pytest.mark.parametrize("name", ["ba", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gm", "doe"))])

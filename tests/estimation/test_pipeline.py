@@ -667,8 +667,8 @@ BAD = {
     "tau array": ({"tau": np.ones(2)}, ValueError, r"tau must be a scalar, got shape \(2,\)"),
     "tau of infonce": ({"tau": 5.0, "estimator": "infonce"}, ValueError, "tau is SMILE's, got 5.0 with infonce"),
     "batch 0": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-    "batch 1": ({"batch_size": 1}, ValueError, "batch_size must be at least 2 and at most the 35 training rows, got 1"),
-    "batch > n": ({"batch_size": 36}, ValueError, "batch_size must be at least 2 and at most the 35 training rows, got 36"),
+    "batch 1": ({"batch_size": 1}, ValueError, "batch_size must be at least 2 and at most the 20 training rows, got 1"),
+    "batch > n": ({"batch_size": 36}, ValueError, "batch_size must be at least 2 and at most the 20 training rows, got 36"),
     "batch float": ({"batch_size": 16.0}, TypeError, "batch_size must be an integer, got float"),
     "batch bool": ({"batch_size": True}, TypeError, "batch_size must be an integer, got bool"),
     "negatives": (
@@ -680,7 +680,7 @@ BAD = {
     "negatives of mine": (
         {"estimator": "mine", "num_negatives": 3},
         ValueError,
-        "num_negatives must be all 34 others .*got 3",
+        "num_negatives must be all 19 others .*got 3",
     ),
     "negatives of gm": (
         {"estimator": "gm", "num_negatives": 3},
