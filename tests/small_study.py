@@ -1,16 +1,11 @@
-"""Studies of a model of two numbers, for the tests of studies; and one that two processes share:
-
-python -m tests.small_study FOLDER HOST:PORT PROCESS
-"""
+"""Studies of a model of two numbers, for the tests of studies."""
 
 import functools
-import sys
 
 import jax
 import numpy as np
 
 from mi_jax import training
-from mi_jax.training import hosts
 from tests import simple
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -45,7 +40,6 @@ def numbers(result):
     return result.history, result.fixed, result.states.params, result.states.step, result.finished, result.diverged
 
 
-if __name__ == "__main__":
-    out, address, process = sys.argv[1:]
-    with hosts.hosts(address, 2, int(process)):
-        study(training.grid(mi=[1.0]), steps=4, chunk=500, batches=2, folder=out)
+def shared_study(folder):
+    """The study that `tests.shared_study` runs in two processes."""
+    return study(training.grid(mi=[1.0]), steps=4, chunk=500, batches=2, folder=folder)

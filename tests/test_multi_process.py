@@ -55,11 +55,11 @@ def trained(output):
 
 def test_two_processes_give_the_bits_of_one(tmp_path):
     address = free_address()
-    processes = [start_python("tests.small_study", str(tmp_path / "two"), address, str(number)) for number in range(2)]
-    alone = small_study.study(tmp_path / "alone")
+    processes = [start_python("tests.shared_study", str(tmp_path / "two"), address, str(number)) for number in range(2)]
+    alone = small_study.shared_study(tmp_path / "alone")
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    shared = small_study.study(tmp_path / "two")
+    shared = small_study.shared_study(tmp_path / "two")
     assert shared.run_seconds == 0  # all runs are on disk
     assert kills.differing(alone, shared) == []
 
