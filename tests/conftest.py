@@ -49,6 +49,7 @@ SLOW_DOCTESTS = {
     "mi_jax.tasks.uniform_noise",
     "mi_jax.training.early_stopping.early_stopping",
     "mi_jax.training.runs.fit",
+    "mi_jax.training.trainer.from_inputs",
     "mi_jax.training.studies.study",
     "mi_jax.training.trainer.trainer",
 }

@@ -135,7 +135,11 @@ def test_the_table_of_shorter_examples_names_the_pages_that_have_examples():
     assert {page.name for page in WITH_PYTHON} == set(SHORTER)
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=page_id)
+# Five trainings take 25 s to compile, however short they are.
+SHORT_ENOUGH = [pytest.param(page, marks=pytest.mark.slow if page.name == "studies.md" else ()) for page in WITH_PYTHON]
+
+
+@pytest.mark.parametrize("page", SHORT_ENOUGH, ids=page_id)
 def test_the_examples_run_when_shortened(page, tmp_path, monkeypatch):
     text = page.read_text()
     for long, short in SHORTER[page.name].items():

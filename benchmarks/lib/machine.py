@@ -103,6 +103,12 @@ def devices() -> str:
     return f"{number} device{'s' * (number > 1)}"
 
 
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    """Package -> version. Reading them takes 8 ms, and a benchmark may write thousands of rows."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
 def environment() -> dict[str, Any]:
     """This machine, its devices, the versions and the commit, as a row records them."""
     return {
@@ -112,7 +118,7 @@ def environment() -> dict[str, Any]:
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
         "devices": jax.device_count(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": dict(_versions()),
         "commit": _commit(),
     }
 
