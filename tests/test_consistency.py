@@ -77,7 +77,7 @@ def test_independent_data_say_nothing():
 @pytest.mark.slow
 def test_of_estimate_itself():
     x, y = tasks.gaussian(dim=1, mi=1.0).sample(jax.random.key(0), 3_000)
-    found = mi_jax.self_consistency(x, y, seeds=2, steps=300, batch=256)
+    found = mi_jax.self_consistency(x, y, folds=2, steps=300, batch_size=256)
     assert found.independence.verdict == "passes", found
     assert found.additivity.ratio == pytest.approx(2.0, abs=0.3)
     assert found.data_processing.ratio < 1
@@ -99,7 +99,7 @@ def test_a_name_is_an_estimator_of_estimate(normals, monkeypatch):
     monkeypatch.setattr(consistency, "estimate", estimate)
     key = jax.random.key(3)
     linear = lambda rows: rows @ np.array([[1.0], [2.0]])  # noqa: E731
-    found = mi_jax.self_consistency(*normals, estimator="js", g=linear, h=linear, key=key, seeds=2, steps=300)
+    found = mi_jax.self_consistency(*normals, estimator="js", g=linear, h=linear, key=key, folds=2, steps=300)
     assert found.passes, found
     assert "independence: passes." in repr(found)
     whole = found.independence.estimates["I(X; Y)"]
@@ -108,7 +108,7 @@ def test_a_name_is_an_estimator_of_estimate(normals, monkeypatch):
     assert [shape for shape, *_ in calls] == [(16_000, columns) for columns in (2, 2, 1, 3)] + [
         (8_000, columns) for columns in (2, 2, 4)
     ]
-    assert all(rest == ["js", key, {"seeds": 2, "steps": 300}] for _, *rest in calls)
+    assert all(rest == ["js", key, {"folds": 2, "steps": 300}] for _, *rest in calls)
 
 
 @pytest.mark.parametrize("target", [1.0, 2.0])
