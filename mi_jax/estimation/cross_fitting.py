@@ -97,7 +97,8 @@ def fit_folds(
     tests = training.Inputs(rows, _stack([_read_out_rows(split, order, tau) for split, order in places]))
     plan = layout.layout(len(places), devices)
     start = time.perf_counter()
-    programs = _programs(config, plan, _shapes(inputs), _shapes(tests))
+    shapes = _Shapes(jax.ShapeDtypeStruct((), run_keys.dtype), _shapes_of_run(inputs), _shapes_of_run(tests))
+    programs = _programs(config, plan, shapes)
     compiled = time.perf_counter()
     trained = runs.run(programs.train, run_keys, on_chunk, inputs=inputs)
     ready = time.perf_counter()
@@ -130,7 +131,15 @@ def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _shapes(inputs: training.Inputs) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+class _Shapes(NamedTuple):
+    """The shapes of one run, hashable: its key, its inputs for training and its inputs for the read-out."""
+
+    key: jax.ShapeDtypeStruct
+    train: tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]
+    tests: tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]
+
+
+def _shapes_of_run(inputs: training.Inputs) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
     """The shapes of the inputs of one run, hashable."""
     one = training.Inputs(inputs.shared, jax.tree.map(lambda leaf: leaf[0], inputs.per_run))
     leaves, structure = jax.tree.flatten(one)
@@ -142,19 +151,19 @@ class _Programs(NamedTuple):
     read_out: Any
 
 
-def _programs(config: FitConfig, plan: Layout, inputs: Any, tests: Any) -> _Programs:
+def _programs(config: FitConfig, plan: Layout, shapes: _Shapes) -> _Programs:
     """The compiled programs of a configuration on these shapes; kept, if the critic's fields can be hashed."""
     try:
-        return _compiled(config, plan, inputs, tests)
+        return _compiled(config, plan, shapes)
     except TypeError:
-        return _compiled.__wrapped__(config, plan, inputs, tests)
+        return _compiled.__wrapped__(config, plan, shapes)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(config: FitConfig, plan: Layout, inputs: Any, tests: Any) -> _Programs:
-    train_inputs, test_inputs = (jax.tree.unflatten(*shapes) for shapes in (inputs, tests))
+def _compiled(config: FitConfig, plan: Layout, shapes: _Shapes) -> _Programs:
+    train_inputs, test_inputs = (jax.tree.unflatten(*each) for each in (shapes.train, shapes.tests))
     trainer = make_trainer(config)
-    train = runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, inputs=train_inputs)
+    train = runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, key=shapes.key, inputs=train_inputs)
     many = lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype)  # noqa: E731
     placed = plan.placed_shapes(test_inputs._replace(per_run=jax.tree.map(many, test_inputs.per_run)))
     variables = {"params": train.states.best.params, **train.states.train.constants}

@@ -269,6 +269,20 @@ def test_a_given_tau_is_the_one_used(config, rows, fitted):
         )
 
 
+class NotCompiledError(Exception):
+    """Raised in the place of compiling."""
+
+
+def test_the_programs_take_keys_of_the_kind_that_is_given(rows, monkeypatch):
+    def stop(*_, key, **__):
+        assert key.dtype == jax.random.key(0, impl="rbg").dtype
+        raise NotCompiledError
+
+    monkeypatch.setattr(runs, "compile_training", stop)
+    with pytest.raises(NotCompiledError):
+        cross_fitting.fit_folds(BILINEAR, rows, PARTS, jax.random.split(jax.random.key(0, impl="rbg"), FOLDS))
+
+
 def test_a_critic_that_cannot_be_hashed_is_compiled_each_time(rows):
     misses = cross_fitting._compiled.cache_info().misses
 
