@@ -57,7 +57,7 @@ def scalar(value: Any, name: str) -> Any:
 
 
 def where_valid(valid: Any, value: Any, message: str) -> Any:
-    """`value` if `valid`; otherwise a ValueError, or NaN where `valid` is traced and nobody can be told."""
+    """`value` if `valid`; otherwise a ValueError, or NaN if `valid` is traced, where nothing can be raised."""
     if isinstance(valid, jax.core.Tracer):
         return jnp.where(valid, value, jnp.nan)
     if not valid:

@@ -11,6 +11,7 @@ import pytest
 import mi_jax
 from mi_jax import estimators, lazy_scores, models, networks, projections
 from tests.draws import draw_normal, draw_params
+from tests.selection import select_default
 
 BOUNDS = {
     "infonce": mi_jax.infonce,
@@ -51,13 +52,6 @@ def check_blocks(name, size):
     np.testing.assert_allclose(ours[0], theirs[0], rtol=2e-6, atol=1e-6)
     for our_slope, their_slope in zip(ours[1], theirs[1], strict=True):
         np.testing.assert_allclose(our_slope, their_slope, rtol=1e-4, atol=2e-6)
-
-
-def select_default(*default, of):
-    """All of these names, those that are not default ones as slow tests."""
-    return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=[] if name in default else [pytest.mark.slow]) for name in of]
-    )
 
 
 # MINE is DV and a moving average, the read-outs of JS and TUBA are TUBA at a baseline of zero: nothing new on blocks. The

@@ -86,15 +86,15 @@ def duration(seconds: float) -> str:
 @functools.cache
 def processor() -> str:
     """The CPU by its own name, and the widest vectors that it adds."""
-    found = platform.processor() or platform.machine()
+    name = platform.processor() or platform.machine()
     about = Path("/proc/cpuinfo")
     if about.exists():
         lines = (line.split(":", 1) for line in about.read_text().splitlines() if ":" in line)
-        told = {name.strip(): value.strip() for name, value in lines}
-        found = told.get("model name", found)
-        flags = told.get("flags", "").split()
-        found += next((f", {name}" for flag, name in VECTORS.items() if flag in flags), "")
-    return found
+        fields = {field.strip(): value.strip() for field, value in lines}
+        name = fields.get("model name", name)
+        flags = fields.get("flags", "").split()
+        name += next((f", {vectors}" for flag, vectors in VECTORS.items() if flag in flags), "")
+    return name
 
 
 def devices() -> str:

@@ -3,7 +3,7 @@
     python -m benchmarks.study --preset quick --out DIR
 
 trains one separable critic for each seed, MI and learning rate on the logistic objective, all of them by one compiled
-program, and reads SMILE from it at every tau: so the critic is *fixed* along tau. Three variances are told apart; see
+program, and reads SMILE from it at every tau: so the critic is *fixed* along tau. There are three variances; see
 `study.md`. Finished runs are on disk and not run again, and a run that was killed goes on from its last checkpoint.
 
 Several processes can share the runs; all write into one DIR:

@@ -91,7 +91,7 @@ def table(protocol: Protocol, study: Study, command: str) -> list[str]:
         "# SMILE by tau: one fixed critic, three variances",
         f"Written by `{command}`: the Gaussian task, d = {protocol.dim}, separable critic, {protocol.num_seeds} seeds,\n"
         f"{protocol.steps} steps of {BATCH} pairs. Estimates and bias are over the last {study.window} steps, in nats. The\n"
-        "mean error is a standard error, by the spread over seeds. Three variances are told apart:\n\n"
+        "mean error is a standard error, by the spread over seeds. There are three variances:\n\n"
         f"- the batch variance is over {protocol.batches} fresh batches at the *final* critic of each run;\n"
         "- the seed variance is over seeds at one iteration, averaged over the iterations;\n"
         "- the iteration variance is over the iterations of one run, averaged over the seeds.\n\n"

@@ -53,7 +53,7 @@ def read_samples(
       drop_missing: leave out rows with an empty or NaN entry. Otherwise such rows are an error.
 
     Returns:
-      `Samples`. Arrays of .npy files are mapped into memory, not loaded. Of the other files, only what is asked for is read.
+      `Samples`. Arrays of .npy files are mapped into memory, not loaded. Other files are read as far as the names ask.
 
     Raises:
       ValueError: if a file is missing, damaged, of another kind or holds Python objects; if a name is missing, given twice,

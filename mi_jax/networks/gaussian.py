@@ -208,5 +208,5 @@ def _features(z: Float[Array, "n d"], length: Float[Array, " n"]) -> Float[Array
 
 
 def _log_length(square: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Of a squared length over its dimension."""
+    """The feature 2 log(1 + s) of a squared length over its dimension, s."""
     return 2 * jnp.log1p(square)

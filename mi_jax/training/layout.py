@@ -78,11 +78,11 @@ class Layout(NamedTuple):
         """`step` of one seed's tree and its inputs, as a pmapped function of a split tree and placed inputs."""
 
         def on_device(tree: Any, inputs: Inputs) -> Any:
-            run = lambda one: step(one[0], Inputs(inputs.shared, one[1]))  # noqa: E731
-            over_seeds = functools.partial(jax.lax.map, run) if self.mapped == "map" else jax.vmap(run)
+            step_seed = lambda seed: step(seed[0], Inputs(inputs.shared, seed[1]))  # noqa: E731
+            over_seeds = functools.partial(jax.lax.map, step_seed) if self.mapped == "map" else jax.vmap(step_seed)
             return over_seeds((tree, inputs.per_run))
 
-        return self._on_devices(on_device, donate_argnums=0 if donate else ())
+        return jax.pmap(on_device, devices=self.devices, donate_argnums=0 if donate else ())
 
     def compile(self, step: Step, tree: Any, inputs: Inputs, donate: bool = False) -> Any:
         """`step` spread, and compiled for split trees and placed inputs of these shapes."""
@@ -94,12 +94,15 @@ class Layout(NamedTuple):
         copies = lambda leaf: jax.ShapeDtypeStruct((len(self.devices), *leaf.shape), leaf.dtype)  # noqa: E731
         return Inputs(jax.tree.map(copies, inputs.shared), jax.eval_shape(self.split, inputs.per_run))
 
-    def _on_devices(self, function: Callable[..., Any], **options: Any) -> Any:
-        return jax.pmap(function, devices=self.devices, **options)
-
     def _put(self, split: Any) -> Any:
         """Puts (devices, ...) leaves on the devices."""
-        return self._on_devices(lambda leaves: leaves)(split) if jax.tree.leaves(split) else split
+        return _copier(self.devices)(split) if jax.tree.leaves(split) else split
+
+
+@functools.cache
+def _copier(devices: tuple[jax.Device, ...]) -> Any:
+    """The pmapped identity, kept so that the same shapes compile once."""
+    return jax.pmap(lambda leaves: leaves, devices=devices)
 
 
 def layout(num_seeds: int, devices: Sequence[jax.Device] | None = None, mapped: Mapped | None = None) -> Layout:

@@ -78,7 +78,7 @@ def test_the_page_counts_what_its_rows_say():
     )
     assert cells(text, "covered")[1:] == ["2", "0"]
     assert cells(text, "not covered")[1:] == ["1", "1"]
-    # Of d rho² = 5 (1 - e^-0.8): the narrowest is 1.96 · 0.0166, and one has 0.01.
+    # The variance d rho² is 5 (1 - e^-0.8), so the narrowest half-width is 1.96 · 0.0166; one row has 0.01.
     for said in ("4 runs.", "67% are covered", "75% are unwarned", "half-width 0.50", "ones: 1.", "met: 2.", "21.0 s"):
         assert said in text
     assert cells(text, "gaussian, d = 5, MI 2")[3:] == ["1.900 to 2.100", "yes", "met", "-", "10.0", "1.680", "0.2"]

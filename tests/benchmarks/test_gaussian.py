@@ -194,7 +194,7 @@ def test_every_generative_objective_starts_at_zero_and_is_named_after_itself(nam
 
 @pytest.mark.parametrize("task", experiment.TASKS)
 def test_the_task_is_traced_and_its_batches_are_the_tasks_own(task, monkeypatch):
-    """One trainer serves both tasks; what it trains on is a sample of the task at the step's level, but for rounding."""
+    """One trainer serves both tasks. Its batches are samples of the task at the step's level, up to rounding."""
     drawn = []
     monkeypatch.setattr(experiment.training, "trainer", lambda model, batch, optimizer: drawn.append(batch))
     cell = experiment.Cell(task=task, every=80)

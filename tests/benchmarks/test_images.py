@@ -188,7 +188,7 @@ def test_verdicts_are_those_of_the_librarys_comparison():
 
 
 def test_intervals_cover_where_seeds_differ_more_than_images_do():
-    """Of two and of five seeds, 1,000 times each: 950 ± 4 sqrt(47.5), or more."""
+    """Intervals from two and from five seeds, 1,000 each, cover 950 - 4 sqrt(47.5) times or more."""
     rng = np.random.default_rng(0)
     for seeds in (2, 5):
         covered = 0

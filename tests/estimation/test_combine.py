@@ -66,7 +66,7 @@ def test_the_standard_error_is_that_of_many_data_sets_of_known_log_ratios():
 
 
 def check_any_p_value(p_values):
-    """Of 20 or more uniform p-values, each a multiple of 1/20."""
+    """Checks 20 or more uniform p-values, each a multiple of 1/20."""
     np.testing.assert_allclose(np.array(p_values) * 20, np.round(np.array(p_values) * 20))
     error = math.sqrt((20**2 - 1) / 12) / 20 / math.sqrt(len(p_values))
     assert 0.525 - 4 * error < np.mean(p_values) < 0.525 + 4 * error

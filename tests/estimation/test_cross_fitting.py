@@ -154,7 +154,7 @@ def test_an_order_pairs_the_rows_anew(config, rows, fitted):
 
 
 def changed(rows, numbers):
-    """The same rows, but for these, which are other ones."""
+    """The same rows, with other ones in these places."""
     x, y = (part.copy() for part in rows)
     x[numbers], y[numbers] = np.random.default_rng(6).standard_normal((2, len(numbers), 2)) * 3
     return x, y
@@ -198,7 +198,7 @@ def test_the_parameters_have_the_lowest_validation_loss(config, rows, fitted):
 
 
 def check_few_groups_validate(config, rows, params, seed, ours):
-    """Of the 8 groups of 12 rows only the first 3 validate. Returns how far all groups are from them."""
+    """Only the first 3 of the 8 groups of 12 rows validate. Returns how far all groups are from them."""
     groups = PARTS[seed].valid[:96].reshape(8, 12)
     losses = [-reference.logistic_objective(score_matrix(config, params, rows, group)) for group in groups]
     np.testing.assert_allclose(ours, np.mean(losses[:3]), rtol=1e-4)

@@ -8,7 +8,7 @@ from mi_jax.estimation import data_warnings
 from mi_jax.estimation.columns import fit_columns
 from tests.quick import draw, light
 
-# Of the transform
+# The transform
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_of_ranks_there_is_nothing_to_say():
     assert "resolution_x" in light(far, y, transform="none").warnings
 
 
-# Of columns
+# Columns
 
 
 def test_columns_left_out_are_named():
@@ -60,7 +60,7 @@ def test_columns_left_out_are_named():
     assert data_warnings.warn_of_columns(fit_columns(x, "x"), fit_columns(x, "y")) == {}
 
 
-# Of rows
+# Rows
 
 
 def ranked(rows):

@@ -200,7 +200,7 @@ def test_rows_of_any_shape_are_fitted_as_flat_ones(fit_arguments, x_shape, y_sha
 @pytest.mark.slow
 @pytest.mark.parametrize(("x_shape", "y_shape"), ROW_SHAPES)
 def test_rows_of_different_shapes(x_shape, y_shape):
-    """Of one dependent column each: whatever the shape, the same nats."""
+    """One dependent column each: whatever the shape, the same nats."""
     x, y = draw(tasks.gaussian(1, 1.0))
     rng = np.random.default_rng(0)
     wide = np.concatenate([y, rng.normal(size=(N, math.prod(y_shape) - 1))], axis=1)
@@ -281,7 +281,7 @@ def test_any_number_of_folds_and_repeats(data, folds, repeats):
 
 
 def test_progress_is_told(found, reports):
-    """Of ten validations, after every five."""
+    """There are ten validations, and a report after every five."""
     assert [report.done for report in reports] == [5, 10]
     assert {report.steps for report in reports} == {10}
 
@@ -318,7 +318,7 @@ def test_the_standard_error_is_that_of_many_data_sets(many):
 
 @pytest.mark.slow
 def test_the_interval_covers(many):
-    """Of 95 %, 60 draws give fewer than 52 once in 200 times."""
+    """At 95 %, fewer than 52 of 60 draws cover once in 200 times."""
     assert sum(one.interval[0] <= 1.0 <= one.interval[1] for one in many) >= 52
     assert np.mean([one.mi for one in many]) == pytest.approx(1.0, abs=0.04)
 

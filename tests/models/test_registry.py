@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 
 from mi_jax import models, networks, projections, tasks, training
+from tests.selection import select_default
 
 PAIRS, DIM = 16, 2
 FREE_IN_X = ("infonce", "cpc")  # their log ratio is known up to a function of x only
 every_model = pytest.mark.parametrize("name", models.names())
-
-
-def select_default(*default):
-    """All models, those that are not named here as slow tests."""
-    slow = [pytest.param(name, marks=pytest.mark.slow) for name in models.names() if name not in default]
-    return pytest.mark.parametrize("name", [*default, *slow])
 
 
 def make_sized(name, hidden, layers):
@@ -129,7 +124,7 @@ def test_the_second_call_does_not_compile(name):
     assert run_small(name).traces == [name]
 
 
-@select_default("mine", "ba")
+@select_default("mine", "ba", of=models.names())
 def test_same_without_jit(name):
     run = run_small(name)
     chex.assert_trees_all_close(run.model.loss(run.params, run.state, *run.pairs), run.loss, rtol=1e-4, atol=1e-5)
@@ -137,7 +132,7 @@ def test_same_without_jit(name):
 
 
 # By default one critic and one density: mapped, every model needs a program of its own.
-@select_default("mine", "ba")
+@select_default("mine", "ba", of=models.names())
 def test_same_under_vmap(name):
     run = run_small(name)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (run.params, run.state, *run.pairs))

@@ -108,7 +108,7 @@ def test_a_loss_that_stays_the_same_is_no_lower_one():
 
 
 def test_a_loss_that_is_not_a_number_is_infinite():
-    """Of the walk from 0 on, with a loss of which one batch is undefined below 0.1, and the other above 0.5."""
+    """The walk starts at 0; one batch's loss is undefined below 0.1, and the other's above 0.5."""
 
     def losses(w):
         return jnp.where(jnp.array([w < 0.1, w > 0.5]), jnp.nan, (w - jnp.array([2.0, 3.0])) ** 2)

@@ -72,7 +72,7 @@ def test_what_is_swept_compiles_once(monkeypatch):
     result = study(training.grid(mi=[0.5, 1.0, 1.5], rate=[1e-4, 1e-2]), steps=4)
     assert compiled == [1]
     assert result.finished.shape == (6, 3)
-    # A seed has the same key in every setting: the same first batch, but for the MI.
+    # A seed has the same key in every setting: the same noise in the first batch.
     first = result.history["first"][:, :, 0]
     np.testing.assert_array_equal(first[0], first[1])
     assert (first[0] != first[2]).all()

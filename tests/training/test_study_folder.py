@@ -63,9 +63,9 @@ def test_killed_between_the_end_of_runs_and_their_writing(tmp_path, monkeypatch,
     with pytest.raises(StoppedError):
         study(folder=tmp_path)
     monkeypatch.setattr(study_folder.StudyFolder, "write", real)
-    told = []
-    resumed = study(folder=tmp_path, on_chunk=lambda name, report: told.append(name))
-    assert len(set(told)) == 2  # of three groups
+    labels = []
+    resumed = study(folder=tmp_path, on_chunk=lambda name, report: labels.append(name))
+    assert len(set(labels)) == 2  # the third of three groups was finished
     assert_equal(numbers(whole_study()), numbers(resumed))
     assert not list((tmp_path / "partial").iterdir())
 
@@ -118,9 +118,9 @@ def test_what_stands_for_a_missing_run_has_keys_of_its_implementation(tmp_path, 
 def test_runs_of_another_environment_are_told_once(whole_folder, monkeypatch):
     elsewhere = layout.environment() | {"threads": 1_000}
     monkeypatch.setattr(study_folder, "environment", lambda: elsewhere)
-    with pytest.warns(UserWarning, match="6 runs of another environment, the first: ") as told:
+    with pytest.warns(UserWarning, match="6 runs of another environment, the first: ") as caught:
         study(folder=whole_folder)
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
 def test_settings_that_are_not_numbers_are_found_again(tmp_path):
@@ -134,12 +134,12 @@ def test_settings_that_are_not_numbers_are_found_again(tmp_path):
 
 def test_more_seeds_and_settings_are_added_to_what_is_there(tmp_path):
     study(training.grid(mi=[0.5]), select_keys(0, 1), folder=tmp_path)
-    told = []
-    more = study(folder=tmp_path, on_chunk=lambda name, report: told.append(name))
-    assert list(dict.fromkeys(told)) == ["mi 0.5, seed 2 and 1 more", "mi 1, seed 1 and 1 more"]
+    labels = []
+    more = study(folder=tmp_path, on_chunk=lambda name, report: labels.append(name))
+    assert list(dict.fromkeys(labels)) == ["mi 0.5, seed 2 and 1 more", "mi 1, seed 1 and 1 more"]
     assert_equal(numbers(whole_study()), numbers(more))
-    done = study(folder=tmp_path, on_chunk=lambda name, report: told.append("again"))
-    assert "again" not in told
+    done = study(folder=tmp_path, on_chunk=lambda name, report: labels.append("again"))
+    assert "again" not in labels
     assert (done.compile_seconds, done.run_seconds) == (0.0, 0.0)
 
 
