@@ -9,6 +9,11 @@ from matplotlib.figure import Figure
 from benchmarks.lib import figures
 
 
+@pytest.fixture(autouse=True)
+def savefig():
+    """The true one."""
+
+
 def lightness(color):
     red, green, blue = matplotlib.colors.to_rgb(color)
     return 0.3 * red + 0.59 * green + 0.11 * blue
