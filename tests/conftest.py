@@ -5,8 +5,8 @@ of a run share one folder of compiled programs, which is deleted at the end. Pro
 compile for themselves, so "the same bits" is proved across compilations too. To keep the folder between runs, name it:
 `MI_JAX_TEST_PROGRAMS=DIR python -m pytest`.
 
-The default run also asks XLA for little optimisation, which takes two fifths of the time away. With XLA_FLAGS set, to nothing
-too, the tests run as you say: `XLA_FLAGS= python -m pytest`.
+The default run also asks XLA for little optimisation, which takes two fifths of the time away. Where XLA_FLAGS is set, if only
+to nothing, the tests run as it says: `XLA_FLAGS= python -m pytest`.
 """
 
 import atexit
@@ -23,7 +23,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 # The default run compiles and hardly trains: LLVM's lowest level, and XLA's older way to emit a fusion, are the quickest.
 COMPILES_FAST = "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
-# The slow tests train. LLVM's default, 3, unrolls small random draws: (2, 16, 10) exponentials take 6 s to compile, and 0.3 s
+# The slow tests train. LLVM's default, 3, unrolls small random draws: (2, 16, 10) exponentials take 6 s to compile, and 0.3
 # at level 2, where training is as fast.
 RUNS_FAST = "--xla_backend_optimization_level=2"
 
