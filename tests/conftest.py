@@ -5,7 +5,7 @@ of a run share one folder of compiled programs, which is deleted at the end. Pro
 compile for themselves, so "the same bits" is proved across compilations too. To keep the folder between runs, name it:
 `MI_JAX_TEST_PROGRAMS=DIR python -m pytest`.
 
-The default run also asks XLA for little optimisation, which takes two fifths of the time away. Where XLA_FLAGS is set, if only
+The default run asks XLA for little optimisation, which takes two fifths of the time away. Where XLA_FLAGS is set, if only
 to nothing, the tests run as it says: `XLA_FLAGS= python -m pytest`.
 """
 
