@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mi_jax import _checks, lazy_scores, sub_batches
 from mi_jax.models import Model
@@ -29,7 +29,14 @@ class Normaliser(NamedTuple):
     effective_pairs: Float[Array, ""]
 
 
-def normaliser(model: Model, params: Any, x: Float[Array, "n ..."], y: Float[Array, "n ..."]) -> Normaliser:
+def normaliser(
+    model: Model,
+    params: Any,
+    x: Float[Array, "n ..."],
+    y: Float[Array, "n ..."],
+    *,
+    count: int | Int[Array, ""] | None = None,
+) -> Normaliser:
     """The normaliser check, for any model: the mean of its ratio over product-of-marginals pairs, which ought to be 1.
 
     Formula: log (1/n) Σ_i r(x_i, y_{i+1}), the last x with the first y: n pairs from Q, and n evaluations.
@@ -43,6 +50,7 @@ def normaliser(model: Model, params: Any, x: Float[Array, "n ..."], y: Float[Arr
       params: its parameters.
       x: (n, *x_shape) rows that the parameters were not fitted to, in random order.
       y: (n, *y_shape) their partners.
+      count: how many rows there are, if those after them are padding; it may be traced. By default all.
 
     Returns:
       A `Normaliser`.
@@ -66,9 +74,13 @@ def normaliser(model: Model, params: Any, x: Float[Array, "n ..."], y: Float[Arr
     _checks.instance(model, Model, "model")
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
-    log_ratio = _checks.floating(model.log_ratio(params, x, jnp.roll(y, -1, axis=0)), "log_ratio")
+    count = len(x) if count is None else count
+    numbers = jnp.arange(len(x))
+    partners = jnp.asarray(y)[jnp.where(numbers == count - 1, 0, numbers + 1)]
+    log_ratio = _checks.floating(model.log_ratio(params, x, partners), "log_ratio")
+    log_ratio = jnp.where(numbers < count, log_ratio, -jnp.inf)
     log_sum = jax.nn.logsumexp(log_ratio)
-    return Normaliser(log_sum - jnp.log(len(x)), jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * log_ratio)))
+    return Normaliser(log_sum - jnp.log(count), jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * log_ratio)))
 
 
 class PairSums(NamedTuple):
@@ -84,7 +96,8 @@ class PairSums(NamedTuple):
       squared: (n,) log mean e^{2 T(x_i, y_j)}.
       shares: (n,) Σ_j, over the negatives x_j of y_i, of the share of e^T(x_j, y_i) in row j, its joint pair included.
       clipped: (n,) the share of the negatives of x_i whose score is clipped.
-      group: m.
+      weights: (n,) 1 for each row, and 0 for padding, of which no other field says anything.
+      group: m, the padding not counted.
     """
 
     joint: Float[Array, " n"]
@@ -95,7 +108,17 @@ class PairSums(NamedTuple):
     squared: Float[Array, " n"]
     shares: Float[Array, " n"]
     clipped: Float[Array, " n"]
-    group: int
+    weights: Float[Array, " n"]
+    group: int | Int[Array, ""]
+
+    @property
+    def num_rows(self) -> Float[Array, ""]:
+        """How many rows there are."""
+        return jnp.sum(self.weights)
+
+    def mean(self, values: Float[Array, " n"]) -> Float[Array, ""]:
+        """The mean over the rows."""
+        return jnp.sum(jnp.where(self.weights > 0, values, 0.0)) / self.num_rows
 
 
 def group_size(num_rows: int, max_pairs: int) -> int:
@@ -117,6 +140,7 @@ def pair_sums(
     encode: Callable[[Array, Array], tuple[Any, Any]] = lambda x, y: (x, y),
     tau: float | Float[Array, ""] = jnp.inf,
     max_pairs: int = 2**22,
+    count: int | Int[Array, ""] | None = None,
 ) -> PairSums:
     """Scores rows against one another, block by block, in groups small enough to keep the pairs within a budget.
 
@@ -131,6 +155,9 @@ def pair_sums(
         and not again for each block. By default the rows themselves.
       tau: where the clipped means clip.
       max_pairs: the budget.
+      count: how many rows there are, at least 2, if those after them are padding, which may hold anything; it may be traced,
+        so that sets of different sizes share a program. The groups are those of n rows, filled evenly, so that at most one
+        row less than there are groups is left out. By default n.
 
     Returns:
       `PairSums`.
@@ -153,9 +180,18 @@ def pair_sums(
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
     size = group_size(len(x), max_pairs)
-    groups = sub_batches.drop_remainder(x, size), sub_batches.drop_remainder(y, size)
-    sums = jax.lax.map(lambda group: _sum_group(scores, *encode(*group), tau), groups)
-    return PairSums(**{name: values.reshape(-1) for name, values in sums.items()}, group=size)
+    if count is None:
+        filled: int | Array = size
+        groups = sub_batches.drop_remainder(x, size), sub_batches.drop_remainder(y, size)
+    else:
+        filled = jnp.minimum(size, count // (len(x) // size))
+        # Beyond its own rows a group holds those of the next, as padding.
+        numbers = jnp.arange(len(x) // size)[:, None] * filled + jnp.arange(size)
+        numbers = jnp.minimum(numbers, len(x) - 1)
+        groups = jnp.asarray(x)[numbers], jnp.asarray(y)[numbers]
+    sums = jax.lax.map(lambda group: _sum_group(scores, *encode(*group), tau, filled), groups)
+    weights = jnp.tile(jnp.arange(size) < filled, len(x) // size).astype(jnp.float32)
+    return PairSums(**{name: values.reshape(-1) for name, values in sums.items()}, weights=weights, group=filled)
 
 
 class _RowSums(NamedTuple):
@@ -176,28 +212,32 @@ class _ColumnSums(NamedTuple):
     shares: Array
 
 
-def _sum_group(scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any) -> dict[str, Array]:
-    """The fields of `PairSums` for one group: its rows of x are scored in blocks against all of y."""
+def _sum_group(
+    scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any, count: int | Int[Array, ""]
+) -> dict[str, Array]:
+    """The fields of `PairSums` for one group of `count` rows: its rows of x are scored in blocks against all of y."""
     size = len(jax.tree.leaves(x)[0])
     block = max(1, min(size, BLOCK_PAIRS // size))
-    log_mean = functools.partial(_log_mean, count=size - 1)
+    log_mean = functools.partial(_log_mean, count=count - 1)
+    is_column = jnp.arange(size) < count
 
     def sum_block(sums: _ColumnSums, numbered: tuple[Array, Array]) -> tuple[_ColumnSums, _RowSums]:
         numbers, rows_of_x = numbered
         matrix = scores(rows_of_x, y).astype(jnp.float32)
         is_joint = lazy_scores.mark_joint(numbers, size)
+        is_negative = ~is_joint & is_column
         joint = jnp.sum(jnp.where(is_joint, matrix, 0.0), axis=1)
-        negatives = jnp.where(is_joint, -jnp.inf, matrix)
-        clipped = jnp.where(is_joint, -jnp.inf, jnp.clip(matrix, -tau, tau))
+        negatives = jnp.where(is_negative, matrix, -jnp.inf)
+        clipped = jnp.where(is_negative, jnp.clip(matrix, -tau, tau), -jnp.inf)
         rows = jax.nn.logsumexp(negatives, axis=1)
         shares = jnp.exp(negatives - jnp.logaddexp(rows, joint)[:, None])
-        padding = (numbers >= size)[:, None]
+        padding = (numbers >= count)[:, None]
         sums = _ColumnSums(
             jnp.logaddexp(sums.columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, negatives), axis=0)),
             jnp.logaddexp(sums.clipped_columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, clipped), axis=0)),
             sums.shares + jnp.sum(jnp.where(padding, 0.0, shares), axis=0),
         )
-        beyond = jnp.sum((jnp.abs(matrix) > tau) & ~is_joint, axis=1) / (size - 1)
+        beyond = jnp.sum((jnp.abs(matrix) > tau) & is_negative, axis=1) / (count - 1)
         squared = jax.nn.logsumexp(2 * negatives, axis=1)
         clipped_rows = log_mean(jax.nn.logsumexp(clipped, axis=1))
         return sums, _RowSums(joint, log_mean(rows), clipped_rows, log_mean(squared), beyond)
@@ -209,19 +249,27 @@ def _sum_group(scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any) ->
     return lazy_scores.drop_padding(of_rows, size)._asdict() | means._asdict()
 
 
-def _log_mean(log_sum: Array, count: int) -> Array:
-    return log_sum - math.log(count)
+def _log_mean(log_sum: Array, count: int | Array) -> Array:
+    return log_sum - _log(count)
+
+
+def _log(count: int | Array) -> float | Array:
+    return math.log(count) if isinstance(count, int) else jnp.log(count)
 
 
 def log_partition(sums: PairSums, *, clipped: bool = False) -> Float[Array, ""]:
     """Log E_Q[e^T] over the pairs of `PairSums`, of the clipped scores if wanted: 0 for a valid log ratio."""
-    return _log_mean(jax.nn.logsumexp(sums.clipped_rows if clipped else sums.rows), sums.rows.size)
+    return _log_mean_rows(sums, sums.clipped_rows if clipped else sums.rows)
+
+
+def _log_mean_rows(sums: PairSums, logs: Array) -> Array:
+    return _log_mean(jax.nn.logsumexp(jnp.where(sums.weights > 0, logs, -jnp.inf)), sums.num_rows)
 
 
 def effective_pairs(sums: PairSums) -> Float[Array, ""]:
     """(Σ e^T)² / Σ e^{2T} over the pairs of `PairSums`: how many of them carry the partition function."""
-    pairs = math.log(sums.rows.size * (sums.group - 1))
-    return jnp.exp(pairs + 2 * log_partition(sums) - _log_mean(jax.nn.logsumexp(sums.squared), sums.rows.size))
+    pairs = jnp.log(sums.num_rows * (sums.group - 1))
+    return jnp.exp(pairs + 2 * log_partition(sums) - _log_mean_rows(sums, sums.squared))
 
 
 class ReadOut(NamedTuple):
@@ -230,7 +278,7 @@ class ReadOut(NamedTuple):
     Attributes:
       value: the read-out.
       influence: (n,) with mean 0; the value's standard error is its standard deviation over √n, to first order, with all
-        that rows have in common through the pairs they form.
+        that rows have in common through the pairs they form. Padding has 0.
     """
 
     value: Float[Array, ""]
@@ -262,25 +310,28 @@ def read_outs(sums: PairSums) -> dict[str, ReadOut]:
     Source: Song & Ermon (2020), Eqs. 3, 4, 5 and 17; the influence is the first term of Hoeffding's decomposition.
     """
     read_outs = {"infonce": _infonce(sums)}
+    mean = sums.mean(sums.joint)
     for name, rows, columns in (("dv", sums.rows, sums.columns), ("smile", sums.clipped_rows, sums.clipped_columns)):
-        log_z, influence = _partition(rows, columns)
-        mean = jnp.mean(sums.joint)
+        log_z, influence = _partition(sums, rows, columns)
         read_outs[name] = ReadOut(mean - log_z, sums.joint - mean - influence)
-    log_z, influence = _partition(sums.rows, sums.columns)
-    mean, z = jnp.mean(sums.joint), jnp.exp(log_z)
+    log_z, influence = _partition(sums, sums.rows, sums.columns)
+    z = jnp.exp(log_z)
     read_outs["nwj"] = ReadOut(1 + mean - z, sums.joint - mean - z * influence)
-    return read_outs
+    is_row = sums.weights > 0
+    return {name: read._replace(influence=jnp.where(is_row, read.influence, 0.0)) for name, read in read_outs.items()}
 
 
 def _infonce(sums: PairSums) -> ReadOut:
-    negatives = sums.rows + math.log(sums.group - 1)
+    negatives = sums.rows + _log(sums.group - 1)
     contrast = sums.joint - _log_mean(jnp.logaddexp(negatives, sums.joint), sums.group)
-    value = jnp.mean(contrast)
+    value = sums.mean(contrast)
     # A row adds its own contrast, and is one of the columns that the others are contrasted with.
-    return ReadOut(value, contrast - value - (sums.shares - jnp.mean(sums.shares)))
+    return ReadOut(value, contrast - value - (sums.shares - sums.mean(sums.shares)))
 
 
-def _partition(rows: Float[Array, " n"], columns: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+def _partition(
+    sums: PairSums, rows: Float[Array, " n"], columns: Float[Array, " n"]
+) -> tuple[Float[Array, ""], Float[Array, " n"]]:
     """Log Z, and its influence function: a row enters with its x, and with its y."""
-    log_z = _log_mean(jax.nn.logsumexp(rows), rows.size)
+    log_z = _log_mean_rows(sums, rows)
     return log_z, jnp.exp(rows - log_z) + jnp.exp(columns - log_z) - 2

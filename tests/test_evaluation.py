@@ -46,6 +46,15 @@ def exact_normaliser(task, x, y):
     return jax.jit(lambda x, y: evaluation.normaliser(exact(task), (), x, y))(x, y)
 
 
+def test_a_normaliser_of_padded_rows_is_that_of_the_rows():
+    x, y = draw_normals(50, 3, 1.0)
+    ours = exact_normaliser(tasks.gaussian(3, 1.0), x[:37], y[:37])
+    padding = jnp.arange(50)[:, None] >= 37
+    padded = jax.jit(lambda *given: evaluation.normaliser(exact(tasks.gaussian(3, 1.0)), (), *given[:2], count=given[2]))
+    theirs = padded(jnp.where(padding, jnp.nan, x), jnp.where(padding, jnp.nan, y), 37)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+
 def test_the_exact_ratio_has_normaliser_one():
     """E_Q[r*] = 1, to the standard error that the law gives: Var = (e^{2I} - 1) / n."""
     n = 200_000
@@ -100,7 +109,7 @@ def rows(n, seed=0):
 def dense(scores, tau):
     """The fields of `PairSums` of one group, from its whole matrix, in float64 and row by row."""
     s, m = np.float64(scores), len(scores)
-    found = {name: np.zeros(m) for name in evaluation.PairSums._fields[:-1]}
+    found = {name: np.zeros(m) for name in evaluation.PairSums._fields[:-1]} | {"weights": np.ones(m)}
     for i in range(m):
         row, column = np.delete(s[i], i), np.delete(s[:, i], i)
         found["joint"][i] = s[i, i]
@@ -135,6 +144,57 @@ def test_pair_sums_are_those_of_the_whole_matrix(monkeypatch, n, block_pairs, pa
     for name, values in zip(evaluation.PairSums._fields, found, strict=False):
         assert values.shape == (full,)
         np.testing.assert_allclose(values, np.concatenate([each[name] for each in expected]), rtol=1e-5, atol=1e-5)
+
+
+@functools.cache
+def read_padded(pairs):
+    """`PairSums` of rows that are padded, and all that is made of them, as a program that takes their number."""
+
+    @jax.jit
+    def compute(x, y, count):
+        sums = evaluation.pair_sums(bilinear(), x, y, tau=0.8, max_pairs=pairs, count=count)
+        partitions = evaluation.log_partition(sums), evaluation.log_partition(sums, clipped=True)
+        return sums, evaluation.read_outs(sums), (*partitions, evaluation.effective_pairs(sums))
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    ("count", "pairs", "group"),
+    [
+        (24, 2**22, 24),
+        (17, 2**22, 17),
+        (2, 2**22, 2),
+        (24, 8 * 24, 8),  # three groups of 8,
+        (17, 8 * 24, 5),  # or of 5 and two rows over
+    ],
+)
+@pytest.mark.parametrize("padding", [np.nan, 1e30, 0.0])
+def test_what_padding_holds_is_not_read(monkeypatch, count, pairs, group, padding):
+    """All as of the groups' whole matrices, in blocks of three rows, whatever stands in the 24 rows after the first ones."""
+    monkeypatch.setattr(evaluation, "BLOCK_PAIRS", 3 * (24 if pairs == 2**22 else 8))
+    x, y = rows(24)
+    matrix, full = bilinear()(x, y), count // group * group
+    parts = [dense(matrix[start : start + group, start : start + group], 0.8) for start in range(0, full, group)]
+    expected = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for rows_of_side in (x, y):
+        rows_of_side[count:] = padding
+    sums, found, (log_z, of_clipped, effective_pairs) = read_padded(pairs)(x, y, count)
+    kept = sums.weights > 0
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(sums, name)[kept], values, rtol=1e-5, atol=1e-5)
+    assert (int(sums.group), float(sums.num_rows)) == (group, full)
+    ratio = np.exp(expected["rows"])
+    np.testing.assert_allclose(log_z, np.log(ratio.mean()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(of_clipped, np.log(np.exp(expected["clipped_rows"]).mean()), rtol=1e-5, atol=1e-6)
+    carried = full * (group - 1) * ratio.mean() ** 2 / np.exp(expected["squared"]).mean()
+    np.testing.assert_allclose(effective_pairs, carried, rtol=1e-4)
+    np.testing.assert_allclose(found["smile"].value, expected["joint"].mean() - of_clipped, rtol=1e-5, atol=1e-6)
+    for value, influence in found.values():
+        assert np.isfinite(value)
+        assert np.isfinite(influence).all()
+        assert not influence[~kept].any()
+        assert influence.sum() == pytest.approx(0.0, abs=1e-4)
 
 
 def test_rows_of_any_shape_and_precision_are_scored(monkeypatch):

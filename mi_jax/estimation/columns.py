@@ -127,6 +127,6 @@ def _map_through(column: np.ndarray, knots: np.ndarray, images: np.ndarray) -> n
 
 
 def _share(column: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """(column - low) / (high - low), for entries whose differences may overflow."""
-    unit = np.where(np.maximum(np.abs(low), np.abs(high)) > 1e300, 0.25, 1.0)
+    """(column - low) / (high - low), low < high, for entries whose differences may overflow."""
+    unit = np.where(np.maximum(-low, high) > 1e300, 0.25, 1.0)
     return (unit * column - unit * low) / (unit * high - unit * low)

@@ -68,7 +68,7 @@ def combine(fitted: Fitted, splits: Sequence[Split], num_rows: int, confidence: 
     by_row = np.zeros(num_rows)
     within = np.zeros(usable.size)
     for place, fold in enumerate(usable.tolist()):
-        influence = np.asarray(held.influence[fold], float)
+        influence = np.asarray(held.influence[fold], float)[held.weights[fold] > 0]
         tested = splits[fold].test[: influence.size]
         by_row[tested] += influence / (influence.size * usable.size)
         within[place] = np.var(influence, ddof=1) / influence.size

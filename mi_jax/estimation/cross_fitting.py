@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mi_jax import evaluation, sub_batches, training
 from mi_jax.estimation.config import EVERY, FitConfig
-from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, read_out_fold
+from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, read_out_fold, stack_pairs
 from mi_jax.estimation.splits import Split
 from mi_jax.models import Model, Variables
 from mi_jax.training import layout, runs
+from mi_jax.training.early_stopping import mean_loss
 from mi_jax.training.layout import Layout
 
 CHUNK = 5  # validations between reports
@@ -80,7 +81,7 @@ def fit_folds(
     Args:
       config: what to train, and how.
       rows: (x, y) float32 rows.
-      splits: the rows of each fold, the same in all data sets.
+      splits: the rows of each fold, the same in all data sets; folds may differ in size.
       keys: (folds,) typed keys, the same for all data sets.
       orders: one data set for each: y is taken in this order. By default one set, as the rows are paired.
       tau: where SMILE clips, instead of what the validation rows say.
@@ -93,8 +94,8 @@ def fit_folds(
     orders = [np.arange(len(rows[0]))] if orders is None else orders
     places = [(split, order) for order in orders for split in splits]
     run_keys = jnp.concatenate([keys] * len(orders))
-    inputs = training.Inputs(rows, _stack([_train_rows(split, order) for split, order in places]))
-    tests = training.Inputs(rows, _stack([_read_out_rows(split, order, tau) for split, order in places]))
+    inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split, order in places]))
+    tests = training.Inputs(rows, _stack_rows([_read_out_rows(split, order, tau) for split, order in places]))
     plan = layout.layout(len(places), devices)
     start = time.perf_counter()
     shapes = _Shapes(jax.ShapeDtypeStruct((), run_keys.dtype), _shapes_of_run(inputs), _shapes_of_run(tests))
@@ -107,7 +108,7 @@ def fit_folds(
     variables = {"params": params, **states.train.constants}
     held_out = plan.join(programs.read_out(plan.place(variables), plan.place_inputs(tests)))
     seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
-    start_loss = states.start.losses.mean(axis=-1)
+    start_loss = np.asarray(mean_loss(states.start.losses, states.weights))
     whole = Fitted(held_out, variables, trained.history, best_round, states.round, states.diverged, start_loss)
     each = [slice(first, first + len(splits)) for first in range(0, len(places), len(splits))]
     return [jax.tree.map(lambda leaf, folds=folds: leaf[folds], whole) for folds in each], seconds
@@ -127,8 +128,10 @@ def _read_out_rows(split: Split, order: np.ndarray, tau: float | None) -> ReadOu
     return ReadOutRows(test, valid, train, np.float32(np.nan if tau is None else tau))
 
 
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+def _stack_rows(runs_rows: Sequence[Any]) -> Any:
+    """The rows of all runs with a leading axis of runs; parts that differ in size are padded."""
+    stack = lambda *each: stack_pairs(each) if isinstance(each[0], Pairs) else np.stack(each)  # noqa: E731
+    return jax.tree.map(stack, *runs_rows, is_leaf=lambda node: isinstance(node, Pairs))
 
 
 class _Shapes(NamedTuple):
@@ -181,21 +184,36 @@ def make_trainer(config: FitConfig) -> training.Trainer:
 
         def batch(key: PRNGKeyArray, step: Array) -> tuple[Array, Array]:
             del step
-            drawn = jax.random.randint(key, (config.batch_size,), 0, len(pairs.x_rows))
+            count = len(pairs.x_rows) if pairs.count is None else pairs.count
+            drawn = jax.random.randint(key, (config.batch_size,), 0, count)
             return Pairs(pairs.x_rows[drawn], pairs.y_rows[drawn]).select(rows)
 
-        return training.trainer(trained, batch, training.adam(config.learning_rate), pairs.select(rows))
+        example = pairs.select(rows) if pairs.weights is None else (*pairs.select(rows), pairs.weights)
+        return training.trainer(trained, batch, training.adam(config.learning_rate), example)
 
     def losses(state: training.TrainState, inputs: training.Inputs) -> Float[Array, " groups"]:
-        valid = inputs.per_run.valid
-        # More pairs than a training group has: a ratio that explodes on rare pairs must be seen.
-        size = min(VALIDATION_GROUP, max(2, len(valid.x_rows) // VALIDATION_GROUPS))
-        x, y = jax.tree.map(lambda numbers: numbers[: MOST_VALIDATION_GROUPS * size], valid).select(inputs.shared)
+        valid, size = inputs.per_run.valid, _validation_size(inputs)
+        most = MOST_VALIDATION_GROUPS * size
+        x, y = Pairs(valid.x_rows[:most], valid.y_rows[:most]).select(inputs.shared)
         # Not all groups at once, so that memory does not grow with their number.
         at_once = functools.partial(jax.lax.map, batch_size=max(1, evaluation.BLOCK_PAIRS // size**2))
         return _group_losses(model, size, state.variables, state.model_state, x, y, at_once)[0]
 
-    return training.early_stopping(training.from_inputs(make_fold), losses, every=EVERY, patience=config.patience)
+    rounds = {"every": EVERY, "patience": config.patience}
+    return training.early_stopping(training.from_inputs(make_fold), losses, **rounds, weights=_validation_weights)
+
+
+def _validation_size(inputs: training.Inputs) -> int:
+    """The rows of a validation group, more than a training group has: a ratio that explodes on rare pairs must be seen."""
+    return min(VALIDATION_GROUP, max(2, len(inputs.per_run.valid.x_rows) // VALIDATION_GROUPS))
+
+
+def _validation_weights(inputs: training.Inputs) -> Float[Array, " groups"] | None:
+    """Which validation groups have no padding: of a group with any the loss would not be that of its pairs."""
+    weights, size = inputs.per_run.valid.weights, _validation_size(inputs)
+    if weights is None:
+        return None
+    return sub_batches.drop_remainder(weights[: MOST_VALIDATION_GROUPS * size], size).min(axis=1)
 
 
 def _average_sub_batches(model: Model, size: int) -> Model:

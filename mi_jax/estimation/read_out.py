@@ -1,12 +1,12 @@
 """What a fold reads out of its test rows."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from mi_jax import evaluation, training
 from mi_jax.estimation.config import READ_OUTS, FitConfig
@@ -25,14 +25,33 @@ OTHERS: dict[str, tuple[str, ...]] = {
 
 
 class Pairs(NamedTuple):
-    """Joint pairs by number: x[x_rows[i]] stands with y[y_rows[i]]."""
+    """Joint pairs by number: x[x_rows[i]] stands with y[y_rows[i]].
+
+    Attributes:
+      x_rows, y_rows: (n,) numbers of rows.
+      count: how many pairs there are, if the numbers after them are padding; None if there is none.
+    """
 
     x_rows: Int[np.ndarray, " n"]
     y_rows: Int[np.ndarray, " n"]
+    count: Any = None
 
     def select(self, rows: tuple[Array, Array]) -> tuple[Array, Array]:
-        """The rows of these pairs, out of all rows."""
+        """The rows of these pairs, out of all rows; those of padding are any."""
         return rows[0][self.x_rows], rows[1][self.y_rows]
+
+    @property
+    def weights(self) -> Float[Array, " n"] | None:
+        """1 for a pair, and 0 for padding; None if there is none."""
+        return None if self.count is None else (jnp.arange(len(self.x_rows)) < self.count).astype(jnp.float32)
+
+
+def stack_pairs(pairs: Sequence[Pairs]) -> Pairs:
+    """Pairs of several runs with a leading axis of runs, padded to the longest."""
+    counts = np.array([len(one.x_rows) for one in pairs], np.int32)
+    pad = lambda rows: np.pad(rows, (0, counts.max() - len(rows)), mode="edge")  # noqa: E731
+    x_rows, y_rows = (np.stack([pad(rows) for rows in side]) for side in zip(*(one[:2] for one in pairs), strict=True))
+    return Pairs(x_rows, y_rows, None if (counts == counts.max()).all() else counts)
 
 
 class ReadOutRows(NamedTuple):
@@ -57,6 +76,7 @@ class HeldOut(NamedTuple):
     Attributes:
       value: the estimate, in nats.
       influence: (tests,) its influence function.
+      weights: (tests,) 1 for a test pair, and 0 for padding.
       train: the same read-out of as many training rows.
       others: name -> other read-outs of the same scores, those that mean something.
       tau: where SMILE clips: as given, or the 95th percentile of T on the validation pairs, at least 5.
@@ -70,6 +90,7 @@ class HeldOut(NamedTuple):
 
     value: Any
     influence: Any
+    weights: Any
     train: Any
     others: Mapping[str, Any]
     tau: Any
@@ -83,23 +104,23 @@ class HeldOut(NamedTuple):
 
 def read_out_fold(config: FitConfig, variables: Variables, inputs: training.Inputs) -> HeldOut:
     """Reads out one fold, given its variables; `inputs` are all rows, and the fold's `ReadOutRows`."""
-    model, given = config.model(), inputs.per_run
-    rows = {name: getattr(given, name).select(inputs.shared) for name in ("test", "valid", "train")}
+    model = config.model()
     if model.critic is None:
-        return _read_out_densities(model, variables, rows)
-    return _read_out_scores(config, model, model.critic, variables, rows, given.tau)
+        return _read_out_densities(model, variables, inputs)
+    return _read_out_scores(config, model, model.critic, variables, inputs)
 
 
 def _read_out_scores(
-    config: FitConfig, model: Model, critic: Critic, variables: Variables, rows: Mapping[str, Any], tau: Array
+    config: FitConfig, model: Model, critic: Critic, variables: Variables, inputs: training.Inputs
 ) -> HeldOut:
+    rows, given = inputs
     # Whatever is not given is chosen on validation rows; the test rows are read once.
-    highest = jnp.quantile(model.log_ratio(variables, *rows["valid"]), TAU_QUANTILE)
-    tau = jnp.where(jnp.isnan(tau), jnp.maximum(LEAST_TAU, highest), tau)
+    highest = _quantile(model.log_ratio(variables, *given.valid.select(rows)), given.valid.weights)
+    tau = jnp.where(jnp.isnan(given.tau), jnp.maximum(LEAST_TAU, highest), given.tau)
     encode, pair = functools.partial(critic.encode, variables), functools.partial(critic.pair, variables)
     log_ratios = lambda codes_x, codes_y: pair(codes_x, codes_y) - config.offset  # noqa: E731
     sum_pairs = functools.partial(evaluation.pair_sums, log_ratios, encode=encode, tau=tau, max_pairs=config.max_pairs)
-    test, valid, train = (sum_pairs(*rows[name]) for name in ("test", "valid", "train"))
+    test, valid, train = (sum_pairs(*part.select(rows), count=part.count) for part in (given.test, given.valid, given.train))
     name = READ_OUTS[config.estimator]
     read_outs = evaluation.read_outs(test)
     value, influence = read_outs[name]
@@ -110,32 +131,48 @@ def _read_out_scores(
     return HeldOut(
         value=value,
         influence=influence,
+        weights=test.weights,
         train=evaluation.read_outs(train)[name].value,
         others={other: read_outs[other].value for other in OTHERS[name]},
         tau=only_smile(tau),
-        clipped_joint=only_smile(jnp.mean(test.joint > tau)),
-        clipped_pairs=only_smile(jnp.mean(test.clipped)),
+        clipped_joint=only_smile(test.mean(test.joint > tau)),
+        clipped_pairs=only_smile(test.mean(test.clipped)),
         log_normaliser=jnp.asarray(log_normaliser, float),
         effective_pairs=evaluation.effective_pairs(test),
-        pairs=jnp.asarray(test.joint.size * (test.group - 1), float),
+        pairs=test.num_rows * (test.group - 1),
         group=jnp.asarray(test.group, float),
     )
 
 
-def _read_out_densities(model: Model, variables: Variables, rows: Mapping[str, Any]) -> HeldOut:
-    values = model.log_ratio(variables, *rows["test"])
-    normaliser = evaluation.normaliser(model, variables, *rows["test"])
+def _quantile(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Float[Array, ""]:
+    """The quantile that SMILE's tau is, of the values that are no padding."""
+    if weights is None:
+        return jnp.quantile(values, TAU_QUANTILE)
+    return jnp.nanquantile(jnp.where(weights > 0, values, jnp.nan), TAU_QUANTILE)
+
+
+def _read_out_densities(model: Model, variables: Variables, inputs: training.Inputs) -> HeldOut:
+    rows, given = inputs
+    values, on_training = (model.log_ratio(variables, *part.select(rows)) for part in (given.test, given.train))
+    weights = jnp.ones(values.shape) if given.test.weights is None else given.test.weights
+    value = _mean(values, given.test.weights)
+    normaliser = evaluation.normaliser(model, variables, *given.test.select(rows), count=given.test.count)
     undefined = jnp.full((), jnp.nan)
     return HeldOut(
-        value=jnp.mean(values),
-        influence=values - jnp.mean(values),
-        train=jnp.mean(model.log_ratio(variables, *rows["train"])),
+        value=value,
+        influence=jnp.where(weights > 0, values - value, 0.0),
+        weights=weights,
+        train=_mean(on_training, given.train.weights),
         others={},
         tau=undefined,
         clipped_joint=undefined,
         clipped_pairs=undefined,
         log_normaliser=normaliser.log_mean,
         effective_pairs=normaliser.effective_pairs,
-        pairs=jnp.asarray(values.size, float),
+        pairs=jnp.sum(weights),
         group=undefined,
     )
+
+
+def _mean(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Float[Array, ""]:
+    return jnp.mean(values) if weights is None else jnp.sum(jnp.where(weights > 0, values, 0.0)) / jnp.sum(weights)

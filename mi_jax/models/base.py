@@ -31,7 +31,8 @@ class Model(NamedTuple):
     to its rows and nothing changes, such as the Gaussian critic's "gaussian".
 
     Attributes:
-      init: `(key, x, y) -> variables`. Most models only read the shapes of x and y; some fit constants to these rows.
+      init: `(key, x, y) -> variables`. Most models only read the shapes of x and y; some fit constants to these rows. Where
+        some of the rows are padding, it is given their weights as well, `(key, x, y, weights)`.
       init_state: `key -> state`, what training carries from step to step besides the parameters: () for most models; the key
         for those that draw random numbers.
       loss: `(variables, state, x, y) -> (loss, (state, {name: nats}))`; training minimises the loss. The read-outs are those
@@ -41,7 +42,7 @@ class Model(NamedTuple):
       critic: the `Critic` of a discriminative model; None for a generative one, which scores no pairs.
     """
 
-    init: Callable[[PRNGKeyArray, Array, Array], Variables]
+    init: Callable[..., Variables]
     init_state: Callable[[PRNGKeyArray], Any]
     loss: Callable[[Any, Any, Array, Array], tuple[Float[Array, ""], tuple[Any, Mapping[str, Float[Array, ""]]]]]
     log_ratio: Callable[[Any, Array, Array], Float[Array, " n"]]

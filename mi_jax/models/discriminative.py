@@ -66,8 +66,11 @@ def discriminative(
         if sub_batch is not None:
             raise ValueError("row_block and sub_batch must not both be given: sub-batches are small already")
 
-    def init(key: PRNGKeyArray, x: Array, y: Array) -> Variables:
-        return cast(Variables, critic.init(key, x, y))
+    def init(key: PRNGKeyArray, x: Array, y: Array, weights: Array | None = None) -> Variables:
+        variables = cast(Variables, critic.init(key, x, y))
+        if weights is None or not hasattr(critic, "fit_constants"):
+            return variables
+        return {**variables, **critic.fit_constants(x, y, weights)}
 
     def encode(variables: Variables, x: Array, y: Array) -> tuple[Any, Any]:
         return cast(tuple[Any, Any], critic.apply(variables, x, y, method=critics.encode))

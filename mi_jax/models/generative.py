@@ -173,7 +173,8 @@ def _quotient(name: str, parts: Mapping[str, _Part], log_marginal: Callable[[Arr
     """
     draws = any(getattr(part.density, "stochastic", False) for part in parts.values())
 
-    def init(key: PRNGKeyArray, x: Array, y: Array) -> Variables:
+    def init(key: PRNGKeyArray, x: Array, y: Array, weights: Array | None = None) -> Variables:
+        del weights  # densities read only the shapes
         _checks.same_rows(x=x, y=y)
         variables: dict[str, dict[str, Any]] = {"params": {}}
         for (role, part), part_key in zip(parts.items(), jax.random.split(key, len(parts)), strict=True):

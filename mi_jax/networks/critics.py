@@ -6,6 +6,9 @@ A critic's `__call__(x, y)` takes n rows of x and m rows of y, of any shape, and
 Those here are made of two methods: `encode(x, y)`, what is done once a row, gives the codes of the rows of x and of y, and
 `pair(codes_x, codes_y)`, what is done once a pair, their scores. Where scores are made block by block (`mi_jax.LazyScores`),
 rows are then encoded once, and not again for each block.
+
+A critic that fits constants to the rows that `init` is given may also have `fit_constants(x, y, weights)`, which gives those
+collections for rows with weights; without it, padding rows count as rows.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,7 @@ class GaussianFit(NamedTuple):
     correlations: Float[Array, " k"]
 
 
-def gaussian_fit(x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> GaussianFit:
+def gaussian_fit(x: Float[Array, "n dx"], y: Float[Array, "n dy"], weights: Float[Array, " n"] | None = None) -> GaussianFit:
     """The canonical correlations of paired rows, each shrunk by what noise alone would have added to it.
 
     Formula: with the whitened cross-covariance U diag(s) Vᵀ, its singular values are taken to η(s / σ) σ,
@@ -50,6 +50,7 @@ def gaussian_fit(x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> GaussianFi
     Args:
       x: (n, dx) rows.
       y: (n, dy) their partners.
+      weights: (n,) how often each row counts, 0 for padding, which may hold anything; n is then their sum. By default once.
 
     Returns:
       A `GaussianFit`.
@@ -65,9 +66,9 @@ def gaussian_fit(x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> GaussianFi
     Source: Gavish & Donoho (2017), "Optimal shrinkage of singular values", for η; Wachter (1980), "The limiting empirical
     measure of multiple discriminant ratios", for w.
     """
-    n = x.shape[0]
-    x, mean_x, whiten_x = _whitened(x)
-    y, mean_y, whiten_y = _whitened(y)
+    n = x.shape[0] if weights is None else weights.sum()
+    x, mean_x, whiten_x = _whitened(x, weights, n)
+    y, mean_y, whiten_y = _whitened(y, weights, n)
     left, raw, right = jnp.linalg.svd(_matmul(x.T, y) / n)
     raw = jnp.minimum(raw, LARGEST_CORRELATION)
     # The dimensions in which they vary: columns may depend on one another.
@@ -81,33 +82,43 @@ def gaussian_fit(x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> GaussianFi
     return GaussianFit(mean_x, mean_y, _matmul(whiten_x, left), _matmul(whiten_y, right.T), correlations)
 
 
-def _null_edge(n: int, p: Array, q: Array) -> Array:
+def _null_edge(n: int | Array, p: Array, q: Array) -> Array:
     """The largest s² / (1 - s²) of n rows of independent variables of p ≤ q dimensions, p + q < n, in the limit."""
     column = p / (n - q)
     height = jnp.sqrt(p / q + column - p / q * column)
     return q / (n - q) * ((1 + height) / (1 - column)) ** 2
 
 
-def _whitened(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " d"], Float[Array, "d d"]]:
-    """Centred rows with covariance 1, or 0 in directions in which they do not vary; and what makes them so."""
-    mean = rows.mean(axis=0)
-    rows = rows - mean
+def _whitened(
+    rows: Float[Array, "n d"], weights: Float[Array, " n"] | None, n: int | Array
+) -> tuple[Float[Array, "n d"], Float[Array, " d"], Float[Array, "d d"]]:
+    """Centred rows with covariance 1, or 0 in directions in which they do not vary; and what makes them so.
+
+    The rows come with the root of their weights, so that sums of products are weighted.
+    """
+    if weights is None:
+        mean = rows.mean(axis=0)
+        rows = rows - mean
+    else:
+        weighs = weights[:, None] > 0
+        mean = jnp.sum(jnp.where(weighs, rows, 0.0) * weights[:, None], axis=0) / n
+        rows = jnp.where(weighs, rows - mean, 0.0) * jnp.sqrt(weights)[:, None]
     # In float32 one pass gets a direction of little variance wrong by 1e-7 over its share of the largest: of 1e-4, at a
     # correlation of 0.99995, by up to 1.9 nats. So the first pass only brings variances nearer to one another, and the
     # second starts from those: what is left out has less than 1e-10 of the largest variance.
-    variances, axes = _principal(rows)
+    variances, axes = _principal(rows, n)
     least = jnp.maximum(SINGULAR * variances[-1], jnp.finfo(rows.dtype).tiny)
     rough = axes * jax.lax.rsqrt(jnp.maximum(variances, least))
-    variances, axes = _principal(_matmul(rows, rough))
+    variances, axes = _principal(_matmul(rows, rough), n)
     varies = variances > SINGULAR * variances[-1]
     fine = axes * jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variances, 1.0)), 0.0)
     whiten = _matmul(rough, fine)
     return _matmul(rows, whiten), mean, whiten
 
 
-def _principal(rows: Float[Array, "n d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+def _principal(rows: Float[Array, "n d"], n: int | Array) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
     """The variances of centred rows along their principal axes, in increasing order, and the axes."""
-    variances, axes = jnp.linalg.eigh(_matmul(rows.T, rows) / rows.shape[0])
+    variances, axes = jnp.linalg.eigh(_matmul(rows.T, rows) / n)
     return variances, axes
 
 
@@ -146,6 +157,11 @@ class GaussianCritic(Encoding):
             self.first = PairDense(first, name="PairDense_0")
             self.of_length = nn.Dense(first, use_bias=False)
             self.rest = dense_layers(rest, nn.initializers.zeros_init())
+
+    @staticmethod
+    def fit_constants(x: Float[Array, "n ..."], y: Float[Array, "n ..."], weights: Float[Array, " n"]) -> dict[str, Any]:
+        """The collection "gaussian" as `init` fits it, for rows of these weights."""
+        return {"gaussian": {"fit": gaussian_fit(flatten_rows(x), flatten_rows(y), weights)}}
 
     @nn.compact
     def encode(self, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> tuple["_Codes", "_Codes"]:

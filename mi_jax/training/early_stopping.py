@@ -32,6 +32,7 @@ class EarlyStopState(NamedTuple):
       best_round: after how many rounds that was; 0 for the start.
       round: rounds made.
       patience: rounds without a lower loss after which training stops.
+      weights: 1 for a validation batch that counts, 0 for one of padding; None if all count.
     """
 
     train: TrainState
@@ -41,6 +42,7 @@ class EarlyStopState(NamedTuple):
     best_round: Int[Array, ""]
     round: Int[Array, ""]
     patience: Int[Array, ""]
+    weights: Float[Array, " batches"] | None = None
 
     @property
     def diverged(self) -> Bool[Array, ""]:
@@ -54,7 +56,12 @@ class EarlyStopState(NamedTuple):
 
 
 def early_stopping(
-    trainer: Trainer, losses: Callable[[TrainState, Inputs], Float[Array, " batches"]], *, every: int, patience: int
+    trainer: Trainer,
+    losses: Callable[[TrainState, Inputs], Float[Array, " batches"]],
+    *,
+    every: int,
+    patience: int,
+    weights: Callable[[Inputs], Float[Array, " batches"] | None] = lambda _: None,
 ) -> Trainer:
     """Train in rounds, validate after each, keep the best parameters, and stop when they stay the best.
 
@@ -66,6 +73,8 @@ def early_stopping(
         infinite.
       every: steps in a round.
       patience: rounds without a lower mean loss after which the run stops. Under `lax.map` a stopped run costs nothing.
+      weights: `inputs -> (batches,)`, 1 for a validation batch that counts and 0 for one of padding, or None if all count,
+        as by default.
 
     Returns:
       A `Trainer` of rounds, whose state is an `EarlyStopState`. Its read-outs are the means over the round, and the
@@ -100,7 +109,8 @@ def early_stopping(
     def init(key: PRNGKeyArray, inputs: Inputs = NO_INPUTS) -> EarlyStopState:
         train = trainer.init(key, inputs)
         start, zero = validate(train, train.params, inputs), jnp.zeros((), jnp.int32)
-        return EarlyStopState(train, train.params, start, start, zero, zero, jnp.full((), patience, jnp.int32))
+        patient = jnp.full((), patience, jnp.int32)
+        return EarlyStopState(train, train.params, start, start, zero, zero, patient, weights(inputs))
 
     def advance(state: EarlyStopState, inputs: Inputs) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
         def step(carry: tuple[TrainState, Any], _: None) -> tuple[tuple[TrainState, Any], Mapping[str, Array]]:
@@ -110,11 +120,12 @@ def early_stopping(
 
         (train, average), nats = jax.lax.scan(step, (state.train, state.average), length=every)
         new, count = validate(train, average, inputs), state.round + 1
-        better = jnp.mean(new.losses) < jnp.mean(state.best.losses)
+        mean = mean_loss(new.losses, state.weights)
+        better = mean < mean_loss(state.best.losses, state.weights)
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, state.best)
         best_round = jnp.where(better, count, state.best_round)
         state = state._replace(train=train, average=average, best=best, best_round=best_round, round=count)
-        return state, jax.tree.map(jnp.mean, dict(nats)) | {"validation_loss": jnp.mean(new.losses)}
+        return state, jax.tree.map(jnp.mean, dict(nats)) | {"validation_loss": mean}
 
     def rest(state: EarlyStopState, inputs: Inputs) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
         read_outs = jax.eval_shape(advance, state, inputs)[1]
@@ -150,12 +161,24 @@ def select_parameters(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
       (1.0, 0)
     """
     gain = jnp.subtract(state.start.losses, state.best.losses)
-    batches = gain.shape[-1]
-    error = jnp.std(gain, axis=-1, ddof=1) / batches**0.5 if batches > 1 else 0.0
+    mean, batches = mean_loss(gain, state.weights), _number(gain, state.weights)
+    variance = mean_loss((gain - jnp.expand_dims(mean, -1)) ** 2, state.weights) / jnp.maximum(batches - 1, 1)
     # Infinite losses make the gain NaN: a start that has them is never kept.
-    keep = ~(jnp.mean(gain, axis=-1) <= STANDARD_ERRORS * error)
+    keep = ~(mean <= STANDARD_ERRORS * jnp.sqrt(variance))
 
     def select(new: Array, old: Array) -> Array:
         return jnp.where(keep.reshape(keep.shape + (1,) * (jnp.ndim(new) - keep.ndim)), new, old)
 
     return jax.tree.map(select, state.best.params, state.start.params), jnp.where(keep, state.best_round, 0)
+
+
+def mean_loss(losses: Float[Array, "*runs batches"], weights: Float[Array, "*runs batches"] | None) -> Float[Array, "*runs"]:
+    """The mean loss over the validation batches that count."""
+    if weights is None:
+        return jnp.mean(losses, axis=-1)
+    return jnp.sum(jnp.where(weights > 0, losses * weights, 0.0), axis=-1) / jnp.sum(weights, axis=-1)
+
+
+def _number(losses: Array, weights: Array | None) -> int | Array:
+    """How many validation batches count."""
+    return losses.shape[-1] if weights is None else jnp.sum(weights > 0, axis=-1)

@@ -99,7 +99,7 @@ def trainer(
     model: Model,
     batch: Batch,
     optimizer: optax.GradientTransformation | None = None,
-    example: tuple[Array, Array] | None = None,
+    example: tuple[Array, ...] | None = None,
 ) -> Trainer:
     """How to train a model on a stream of batches.
 
@@ -108,8 +108,8 @@ def trainer(
       batch: `(key, step) -> (x, y)`, a fresh batch of paired rows for the step; the step is there for a task that changes,
         as the staircase does.
       optimizer: an optax optimiser; by default the paper's `adam()`.
-      example: (x, y), the rows that `model.init` is given, for a model that fits constants to them; by default
-        one batch, of which other models only want the shapes.
+      example: (x, y), the rows that `model.init` is given, for a model that fits constants to them, or (x, y, weights) with
+        0 for rows of padding; by default one batch, of which other models only want the shapes.
 
     Returns:
       A `Trainer`.
@@ -139,8 +139,8 @@ def trainer(
         params_key, batch_key = jax.random.split(key)
         step = jnp.zeros((), jnp.int32)
         # Most models only read the shapes; then the compiler drops the drawing of this batch.
-        x, y = batch(batch_key, step) if example is None else example
-        constants = dict(model.init(params_key, x, y))
+        rows = batch(batch_key, step) if example is None else example
+        constants = dict(model.init(params_key, *rows))
         params = constants.pop("params", {})
         model_state = model.init_state(jax.random.fold_in(batch_key, jnp.uint32(MODEL_NUMBER)))
         return TrainState(batch_key, step, params, optimizer.init(params), model_state, jnp.zeros((), bool), constants)

@@ -6,13 +6,14 @@ import pytest
 from mi_jax.estimation.combine import combine, compare_with_permuted
 from mi_jax.estimation.cross_fitting import Fitted
 from mi_jax.estimation.read_out import HeldOut
-from mi_jax.estimation.splits import make_splits
+from mi_jax.estimation.splits import Split, make_splits
 
 
 def fitted(values, influences, **held_out):
     """A `Fitted` of these estimates and influence functions, as of a valid ratio that fits training and test rows alike."""
     numbers = {name: np.zeros(len(values)) for name in HeldOut._fields}
-    numbers |= {"value": values, "influence": influences, "train": values, "others": {"dv": values}} | held_out
+    numbers |= {"value": values, "influence": influences, "weights": np.ones(np.shape(influences)), "train": values}
+    numbers |= {"others": {"dv": values}} | held_out
     nothing = dict.fromkeys(Fitted._fields)
     return Fitted(**nothing | {"held_out": HeldOut(**numbers), "diverged": values > np.inf})
 
@@ -41,6 +42,16 @@ def test_the_standard_error_is_its_formula(folds, repeats):
         assert ours.allowance == pytest.approx((0.05, 0.5))
         reach = 1.6448536 * stderr  # the 95th percentile of the normal law
         assert ours.interval == pytest.approx((ours.mi - reach - 0.05, ours.mi + reach + 0.5), rel=1e-6)
+
+
+def test_of_a_fold_with_fewer_rows_the_padding_is_left_out():
+    """Also where two read-out groups end in padding each: the rows' influences stand in order, between it."""
+    parts = [Split(np.arange(0), np.arange(0), np.array(rows)) for rows in ([5, 3, 1, 0], [2, 4])]
+    influences = np.array([[0.5, -0.1, -0.6, 0.2], [0.3, 99.0, -0.3, 99.0]])
+    ours = combine(fitted(np.array([1.0, 1.0]), influences, weights=np.array([[1, 1, 1, 1], [1, 0, 1, 0]])), parts, 6, 0.95)
+    by_row = np.array([0.2 / 4, -0.6 / 4, 0.3 / 2, -0.1 / 4, -0.3 / 2, 0.5 / 4]) / 2
+    np.testing.assert_allclose(ours.influence, 6 * by_row, rtol=1e-6)
+    assert ours.stderr == pytest.approx(math.sqrt(by_row @ by_row), rel=1e-6)
 
 
 def test_the_standard_error_is_that_of_many_data_sets_of_known_log_ratios():

@@ -14,7 +14,7 @@ import pytest
 from mi_jax import models, networks, training
 from mi_jax.estimation import cross_fitting
 from mi_jax.estimation.config import EVERY, FitConfig
-from mi_jax.estimation.splits import make_splits
+from mi_jax.estimation.splits import Split, make_splits
 from mi_jax.training import layout, runs
 from tests import reference
 from tests.quick import LIGHT, N
@@ -109,6 +109,24 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_groups(name, rows, size):
     np.testing.assert_allclose(loss, -np.mean([objective(s) for s in groups]), rtol=1e-5)
     read_out = (lambda s: reference.smile(s, 5.0)) if name == "smile" else objective
     np.testing.assert_allclose(nats[name], np.mean([read_out(s) for s in groups]), rtol=1e-4, atol=1e-5)
+
+
+def test_folds_of_different_sizes_are_each_what_they_are_alone(rows):
+    """The smaller one is padded in all three parts, and has the numbers of a fit without padding, to rounding."""
+    config = BILINEAR._replace(critic=networks.GaussianCritic(hidden=()), rounds=2)
+    small = Split(PARTS[1].train[:-37], PARTS[1].valid[:-3], PARTS[1].test[:-21])
+    (both,), _ = cross_fitting.fit_folds(config, rows, [PARTS[0], small], KEYS[:2])
+    (alone,), _ = cross_fitting.fit_folds(config, rows, [small], KEYS[1:2])
+    padded = both.held_out.weights[1] == 0
+    np.testing.assert_array_equal(padded, np.arange(TESTS) >= len(small.test))
+    np.testing.assert_allclose(both.held_out.influence[1][~padded], alone.held_out.influence[0], rtol=1e-3, atol=1e-4)
+    plain = lambda held: held._replace(influence=0, weights=0)  # noqa: E731
+    for ours, theirs in zip(jax.tree.leaves(plain(both.held_out)), jax.tree.leaves(plain(alone.held_out)), strict=True):
+        if np.ndim(ours):
+            np.testing.assert_allclose(ours[1], theirs[0], rtol=1e-4, atol=1e-5)
+    for name in both.history:
+        np.testing.assert_allclose(both.history[name][1], alone.history[name][0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(both.start_loss[1], alone.start_loss[0], rtol=1e-4)
 
 
 def test_a_second_data_set_of_the_same_shape_is_not_compiled(config, rows, fitted, monkeypatch):

@@ -26,6 +26,24 @@ def draw_pairs(n, dim, rho, seed=0):
     return np.float32(x), np.float32(rho * x + np.sqrt(1 - rho**2) * noise)
 
 
+@pytest.mark.parametrize("padding", [np.nan, 1e30])
+def test_rows_of_weight_zero_do_not_count(padding):
+    """And a row of weight 2 counts as two."""
+    x, y = map(np.float32, dependent(60, 3, 2, [0.8, 0.3]))
+    weights = np.repeat([1.0, 2.0, 0.0], [30, 20, 10])
+    ours = fit(x[weights > 0].repeat(weights[weights > 0].astype(int), axis=0), np.repeat(y, weights.astype(int), axis=0))
+    for rows in (x, y):
+        rows[weights == 0] = padding
+    theirs = fit(x, y, jnp.float32(weights))
+    np.testing.assert_allclose(theirs.correlations, ours.correlations, atol=1e-5)
+    for name in ("x", "y"):  # whitening turns by what the correlations leave free: compare what it makes of rows
+        np.testing.assert_allclose(getattr(theirs, f"mean_{name}"), getattr(ours, f"mean_{name}"), rtol=1e-5)
+        of_ours, of_theirs = getattr(ours, f"whiten_{name}"), getattr(theirs, f"whiten_{name}")
+        np.testing.assert_allclose(of_theirs @ of_theirs.T, of_ours @ of_ours.T, rtol=1e-3, atol=1e-4)
+    assert ours.correlations[1] > 0.1
+    assert not np.allclose(fit(x[:50], y[:50]).correlations, ours.correlations, atol=1e-3)
+
+
 def canonical(x, y):
     """The sample canonical correlations in float64, by QR: the cosines between what the columns of x and of y span."""
     x, y = (

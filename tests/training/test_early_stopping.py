@@ -229,6 +229,27 @@ def test_infinite_losses_at_the_start_are_always_left():
     np.testing.assert_array_equal(params["w"], 2.0)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("padding", [np.nan, -1e9])
+def test_batches_of_padding_do_not_choose(name, padding):
+    start, best = (np.append(losses, [padding, padding]) for losses in LOSSES[name])
+    state = given(start, best, 4)._replace(weights=jnp.arange(len(start)) < len(start) - 2)
+    assert int(training.select_parameters(state)[1]) == by_hand(*LOSSES[name], 4)
+
+
+def test_batches_of_padding_do_not_validate():
+    """Of two targets the second is padding, and the average goes to the first; the weights come with the inputs."""
+    losses = lambda state, inputs: jnp.append(squares(1.0)(state.params["w"]), -state.params["w"])  # noqa: E731
+    recipe = training.early_stopping(
+        walk(linear(40)), losses, every=10, patience=100, weights=lambda inputs: inputs.per_run["weights"]
+    )
+    run = jax.jit(lambda key, inputs: training.scan_steps(recipe, recipe.init(key, inputs), 4, inputs))
+    state, history = run(jax.random.key(0), training.Inputs(per_run={"weights": jnp.array([1.0, 0.0])}))
+    expected = (averages(linear(40), every=10) - 1.0) ** 2
+    np.testing.assert_allclose(history["validation_loss"], expected[1:], rtol=1e-4)
+    assert int(state.best_round) == expected.argmin()
+
+
 def random_walk():
     """A walk past a target, faster or slower by its key, under early stopping."""
 
