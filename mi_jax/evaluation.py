@@ -22,7 +22,7 @@ class Normaliser(NamedTuple):
       log_mean: log E_{Q_n}[r], in nats; 0 for a valid density ratio.
       effective_pairs: (Σ r)² / Σ r², how many of the pairs carry the mean. Where it is a handful, `log_mean` says nothing:
         most of E_Q[r] lies in pairs so rare that none was seen, and the mean is then too low, for a valid ratio too. Many do
-        not prove that all of E_Q[r] was seen; a negative `log_mean` alone convicts no ratio.
+        not prove that all of E_Q[r] was seen; a negative `log_mean` alone does not prove that the ratio is wrong.
     """
 
     log_mean: Float[Array, ""]
@@ -41,8 +41,8 @@ def normaliser(
 
     Formula: log (1/n) Σ_i r(x_i, y_{i+1}), the last x with the first y: n pairs from Q, and n evaluations.
 
-    Barber–Agakov ratios are valid whatever the parameters, those of I_GM and of NWJ, TUBA, JS and SMILE critics at the
-    optimum. This is the ratio as the model gives it, before any projection (`mi_jax.projections`); DV, MINE and InfoNCE
+    Barber–Agakov ratios are always valid; those of I_GM and of NWJ, TUBA, JS and SMILE critics are valid at the optimum
+    only. This is the ratio as the model gives it, before any projection (`mi_jax.projections`); DV, MINE and InfoNCE
     leave a constant or a function of x free in theirs, so that it is valid after projection only.
 
     Args:
@@ -156,8 +156,8 @@ def pair_sums(
       tau: where the clipped means clip.
       max_pairs: the budget.
       count: how many rows there are, at least 2, if those after them are padding, which may hold anything; it may be traced,
-        so that sets of different sizes share a program. The groups are those of n rows, filled evenly, so that at most one
-        row less than there are groups is left out. By default n.
+        so that sets of different sizes share a program. The groups are those of n rows, filled evenly, so that fewer rows
+        than there are groups are left out. By default n.
 
     Returns:
       `PairSums`.
@@ -277,8 +277,8 @@ class ReadOut(NamedTuple):
 
     Attributes:
       value: the read-out.
-      influence: (n,) with mean 0; the value's standard error is its standard deviation over √n, to first order, with all
-        that rows have in common through the pairs they form. Padding has 0.
+      influence: (n,) with mean 0; the value's standard error is its standard deviation over √n, to first order, also
+        where rows depend on one another because each stands in many pairs. Padding has 0.
     """
 
     value: Float[Array, ""]

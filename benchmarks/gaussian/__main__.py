@@ -42,8 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--critics", nargs="+", choices=NETWORKS, default=list(NETWORKS), help=critics_help)
     objectives_help = "what is trained; JS and SMILE are read from logistic"
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help=objectives_help)
+    depths = sorted({len(cell.hidden) for cells, _ in PRESETS.values() for cell in cells if cell.critic != FLOW})
     hidden_help = "hidden layers of 256 of a critic"
-    parser.add_argument("--hidden", nargs="+", type=int, choices=(2, 3), default=[2, 3], help=hidden_help)
+    parser.add_argument("--hidden", nargs="+", type=int, choices=depths, default=depths, help=hidden_help)
     return parser
 
 

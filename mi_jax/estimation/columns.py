@@ -19,8 +19,8 @@ class Columns(NamedTuple):
       kept: the numbers of the columns used, among those of a flattened row. Constant columns are left out, and so are all
         but the first of equal columns.
       constant, duplicated: the numbers of the columns left out for either reason.
-      knots: for each column used, values in increasing order,
-      images: and the values that they become. The map is linear between them, and beyond them.
+      knots: for each column used, values in increasing order.
+      images: for each column used, what these values become. The map is linear between them, and beyond them.
     """
 
     name: str

@@ -80,9 +80,16 @@ def combine(fitted: Fitted, splits: Sequence[Split], num_rows: int, confidence: 
     training_error = math.sqrt(between) if between + within.mean() > by_chance else 0.0
     mi, stderr = average(per_fold), math.sqrt(float(by_row @ by_row) + between)
     down, up = _allow(held, usable)
-    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * stderr
-    interval = mi - reach - down, mi + reach + up
+    interval = make_interval(mi, stderr, (down, up), confidence)
     return Combined(mi, stderr, interval, (down, up), per_fold, num_rows * by_row, training_error)
+
+
+def make_interval(mi: float, stderr: float, allowance: tuple[float, float], confidence: float) -> tuple[float, float]:
+    """The interval of an estimate, or of a difference of two: mi ∓ z stderr, widened by the allowance (down, up)."""
+    from scipy import stats  # slow to import
+
+    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * stderr
+    return mi - reach - allowance[0], mi + reach + allowance[1]
 
 
 def _allow(held: HeldOut, usable: np.ndarray) -> tuple[float, float]:

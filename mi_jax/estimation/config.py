@@ -1,4 +1,4 @@
-"""What shapes the programs of an estimate: the estimator, the critic and the options of training, with their defaults."""
+"""The options that are fixed when an estimate is compiled: estimator, critic, and those of training, with their defaults."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -35,7 +35,7 @@ READ_OUTS = {
 
 
 class FitConfig(NamedTuple):
-    """What shapes the programs of an estimate.
+    """The options that are fixed when the training and the read-out of an estimate are compiled.
 
     Attributes:
       estimator: a name in `READ_OUTS`.

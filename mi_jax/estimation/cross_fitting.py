@@ -1,4 +1,4 @@
-"""Cross-fitting: each fold trains on some rows, stops by others, and is read out on rows that it never saw.
+"""Cross-fitting: each fold trains on some rows, stops when others say so, and is read out on rows that it never saw.
 
 The folds train side by side. Configurations and shapes that were met before are not compiled again.
 """
@@ -59,7 +59,7 @@ class Seconds(NamedTuple):
 
 
 class TrainRows(NamedTuple):
-    """The pairs that a fold trains on, and those that stop it."""
+    """The pairs that a fold trains on, and those that decide when it stops."""
 
     train: Pairs
     valid: Pairs
@@ -209,7 +209,7 @@ def _validation_size(inputs: training.Inputs) -> int:
 
 
 def _validation_weights(inputs: training.Inputs) -> Float[Array, " groups"] | None:
-    """Which validation groups have no padding: of a group with any the loss would not be that of its pairs."""
+    """Which validation groups have no padding; with padding in it, a group would give a wrong loss."""
     weights, size = inputs.per_run.valid.weights, _validation_size(inputs)
     if weights is None:
         return None

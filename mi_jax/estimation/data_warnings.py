@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from mi_jax.estimation.columns import Columns
+from mi_jax.estimation.columns import Columns, Transform
 
 Rows: TypeAlias = tuple[np.ndarray, np.ndarray]
 
@@ -16,9 +16,25 @@ FAR = 0.01  # of the standard deviation: the median distance from the median, wh
 MORE_THAN_CHANCE = 10.0  # times as many equal rows as columns that coincide independently of one another would give
 LINEAR = 1e-3
 DETERMINISTIC = 0.02
-# With fewer rows noise is not seen: it leaves the ranks equal, and a function of 1 or 2 dimensions is no smoother than it.
+# Fewest rows: at all, and for a function of 1 or of 2 columns. With fewer, noise cannot be told from a function.
 FEWEST_ROWS = (50, 200, 1_000)
 MOST_ROWS, MOST_COLUMNS = 10_000, 400  # with more, looking for a relation takes longer than a second
+
+
+def warn_of_data(columns: tuple[Columns, Columns], rows: Rows, raw: Rows, transform: Transform) -> dict[str, str]:
+    """All warnings that the data alone give.
+
+    Args:
+      columns: those of x and of y.
+      rows: the rows of x and of y after the transform.
+      raw: the same before it, with all columns.
+      transform: what was done.
+    """
+    warnings = warn_of_columns(*columns)
+    if transform != "ranks":  # ranks keep values apart
+        for side in zip(columns, rows, raw, strict=True):
+            warnings |= warn_of_transform(*side)
+    return warnings | warn_of_rows(*rows, raw)
 
 
 def warn_of_columns(x: Columns, y: Columns) -> dict[str, str]:

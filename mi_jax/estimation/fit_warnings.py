@@ -13,11 +13,8 @@ CEILING_DISTANCE = 3.0  # nats: at I = log m - 3, InfoNCE at the exact ratio is 
 LEAST_EFFECTIVE_PAIRS = 400  # with so many, the partition has a relative standard error of 0.05
 LARGEST_NORMALISER = 0.3
 LARGEST_CLIPPED = 0.1
-LARGEST_RISE = 0.5  # nats: overfitting makes less of the first 50 steps
-NEGATIVE = (
-    0.005,
-    0.5,
-)  # nats: less below 0 is never worth a warning, more always; between, two standard errors
+LARGEST_RISE = 0.5  # nats: in the first 50 steps overfitting raises the loss by less
+NEGATIVE = (0.005, 0.5)  # nats: less below 0 is never worth a warning, more always is; between, two standard errors
 
 
 class Outcome(NamedTuple):
@@ -79,9 +76,9 @@ def _warn_of_ratio(outcome: Outcome) -> dict[str, str]:
     if name in ("dv", "mine", "nwj", "js", "tuba") and variance * LEAST_EFFECTIVE_PAIRS > 1:
         need = known.pairs * variance * LEAST_EFFECTIVE_PAIRS
         warnings["partition"] = (
-            f"the partition function rests on {known.effective_pairs:.0f} of {known.pairs:.2g} pairs: {name} is noise at "
-            f"this mutual information and n; it would take at least {need:.2g} pairs a fold, that is "
-            f"{outcome.folds * math.sqrt(need):.2g} samples, or SMILE"
+            f"about {known.effective_pairs:.0f} of the {known.pairs:.2g} pairs decide the partition function, so {name} is "
+            f"mostly noise at this mutual information: it would take at least {need:.2g} pairs a fold, that is "
+            f"{outcome.folds * math.sqrt(need):.2g} samples; or take SMILE"
         )
     if known.clipped_joint > LARGEST_CLIPPED:
         warnings["clipped"] = (

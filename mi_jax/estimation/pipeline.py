@@ -12,7 +12,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from mi_jax import _checks
 from mi_jax.estimation import combine, cross_fitting, data_warnings, fit_warnings, splits
-from mi_jax.estimation.columns import Columns, Transform, fit_columns
+from mi_jax.estimation.columns import Transform, fit_columns
 from mi_jax.estimation.config import make_config, make_critic
 from mi_jax.estimation.cross_fitting import Fitted, Seconds
 from mi_jax.estimation.diagnostics import diagnose
@@ -65,10 +65,10 @@ def estimate(
       tau: where SMILE clips. By default the 95th percentile of T on validation pairs, at least the paper's 5: then at most
         about a twentieth of E_Q[r] is clipped away, and the estimate is at most 0.05 nats too high for it.
       steps: most steps of training, to the nearest 50.
-      batch_size: joint pairs a step. By default 512 for the logistic estimators with a critic that pays for every pair, 256
+      batch_size: joint pairs a step. By default 512 for "smile" and "js" with a critic whose network sees every pair, 256
         for separable ones, and 128 otherwise.
       num_negatives: how many other rows of its batch each x is scored against. By default 7 for the logistic estimators with
-        a critic that pays for every pair, and otherwise all.
+        a critic whose network sees every pair ("gaussian", "joint"), and otherwise all.
       learning_rate: Adam's.
       patience: steps without a better validation after which a fold stops.
       max_pairs: how many pairs the read-out of a fold may score; memory does not grow with it. InfoNCE's ceiling is the log
@@ -136,7 +136,7 @@ def estimate(
         influence=combined.influence,
         history=sets.data.history,
         diagnostics=known,
-        warnings=_warn_of_data(columns, rows, raw, transform) | fit_warnings.warn_of_fit(outcome),
+        warnings=data_warnings.warn_of_data(columns, rows, raw, transform) | fit_warnings.warn_of_fit(outcome),
         independence=combine.compare_with_permuted(combined.mi, sets.permuted, rng) if permutations else None,
         config=config,
         seconds=sets.seconds,
@@ -197,13 +197,3 @@ def _fit_sets(
         means += [combine.average(combine.estimate_per_fold(one)) for one in fitted[: len(group)]]
         seconds = Seconds(*(old + new for old, new in zip(seconds, spent, strict=True)))
     return _Sets(data[0], np.array(means[1:]), seconds)
-
-
-def _warn_of_data(
-    columns: tuple[Columns, Columns], rows: data_warnings.Rows, raw: data_warnings.Rows, transform: Transform
-) -> dict[str, str]:
-    warnings = data_warnings.warn_of_columns(*columns)
-    if transform != "ranks":  # ranks keep values apart
-        for side in zip(columns, rows, raw, strict=True):
-            warnings |= data_warnings.warn_of_transform(*side)
-    return warnings | data_warnings.warn_of_rows(*rows, raw)

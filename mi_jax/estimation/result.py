@@ -14,7 +14,7 @@ from jaxtyping import Float
 from mi_jax import _checks
 from mi_jax.estimation import saving
 from mi_jax.estimation.columns import Columns
-from mi_jax.estimation.combine import Independence
+from mi_jax.estimation.combine import Independence, make_interval
 from mi_jax.estimation.config import EVERY, READ_OUTS, FitConfig
 from mi_jax.estimation.cross_fitting import Seconds
 from mi_jax.estimation.diagnostics import Diagnostics
@@ -248,13 +248,11 @@ def compare(a: Estimate, b: Estimate) -> Difference:
     if a.influence.size != b.influence.size:
         text = f"a and b must be estimates of the same rows, got {a.influence.size} and {b.influence.size} rows"
         raise ValueError(text)
-    from scipy import stats  # slow to import
-
     training = sum(max(0.0, one.stderr**2 - _sampling_variance(one.influence)) for one in (a, b))
     mi, stderr = a.mi - b.mi, math.sqrt(_sampling_variance(a.influence - b.influence) + training)
-    down, up = a.allowance[0] + b.allowance[1], a.allowance[1] + b.allowance[0]
-    reach = float(stats.norm.ppf(0.5 + a.confidence / 2)) * stderr
-    return Difference(mi, stderr, (mi - reach - down, mi + reach + up), (down, up), a.confidence, a.unit)
+    allowance = a.allowance[0] + b.allowance[1], a.allowance[1] + b.allowance[0]
+    interval = make_interval(mi, stderr, allowance, a.confidence)
+    return Difference(mi, stderr, interval, allowance, a.confidence, a.unit)
 
 
 def _sampling_variance(influence: Float[np.ndarray, " n"]) -> float:

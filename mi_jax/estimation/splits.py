@@ -1,4 +1,4 @@
-"""Which rows each fold trains on, stops by and tests."""
+"""Which rows each fold trains on, which decide when to stop, and which it is tested on."""
 
 from typing import NamedTuple
 
@@ -37,6 +37,6 @@ def make_splits(num_rows: int, folds: int, repeats: int, rng: np.random.Generato
 
 
 def split_sizes(num_rows: int, folds: int) -> tuple[int, int, int]:
-    """How many rows a fold trains on, stops by and tests."""
+    """How many rows a fold trains on, how many decide when to stop, and how many it is tested on."""
     split = make_splits(num_rows, folds, 1, np.random.default_rng(0))[0]
     return len(split.train), len(split.valid), len(split.test)

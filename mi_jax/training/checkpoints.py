@@ -23,7 +23,7 @@ from mi_jax import _checks
 
 FORMAT = "mi_jax checkpoint, 1"
 CHECKPOINT_SECONDS = 10.0
-_REWORDS = frozenset({"jax", "jaxlib", "platform"})  # what writes the same program in other words
+_REWORDS = frozenset({"jax", "jaxlib", "platform"})  # another one of these may write another text of the same program
 _ITEM = "default"  # orbax's name for what a step holds
 
 
@@ -34,8 +34,8 @@ class Checkpoint(NamedTuple):
       folder: the folder; one for each run.
       every: seconds between checkpoints, at least, and more if writing would take over a twentieth of the time; 0 writes one
         after each chunk.
-      config: what the run is, as JSON has it, in its author's words: compared, beside what is compared anyway (keys, steps,
-        the text of the program), before a checkpoint is read.
+      config: a description of the run, of what JSON can hold. Before a checkpoint is read, it must equal the saved one, as
+        keys, steps and the text of the program must.
     """
 
     folder: str | Path
@@ -249,7 +249,7 @@ def _check_identity(
         what = (
             "the last bits may differ"
             if _REWORDS.isdisjoint(elsewhere)
-            else "that its program is this one cannot be checked"
+            else "it cannot be checked that the same program wrote it"
         )
         warnings.warn(f"{path} was written in another environment ({which}): {what}", stacklevel=4)
 

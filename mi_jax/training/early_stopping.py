@@ -1,4 +1,4 @@
-"""Early stopping: training in rounds, of which the parameters that validate best are kept."""
+"""Early stopping: train in rounds, and keep the parameters with the lowest validation loss."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -27,8 +27,8 @@ class EarlyStopState(NamedTuple):
     Attributes:
       train: the state of the training that goes on.
       average: the moving average of its parameters, which is what validates.
-      start: the parameters before training,
-      best: and those of the lowest mean loss so far.
+      start: the parameters before training, with their losses.
+      best: the parameters of the lowest mean loss so far, with their losses.
       best_round: after how many rounds that was; 0 for the start.
       round: rounds made.
       patience: rounds without a lower loss after which training stops.

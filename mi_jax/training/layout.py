@@ -42,7 +42,8 @@ class Layout(NamedTuple):
     Attributes:
       num_seeds: how many seeds there are.
       devices: the devices used, none of them idle.
-      mapped: how the seeds of one device run: "map", one after the other, bits kept; or "vmap", batched.
+      mapped: how the seeds of one device run: "map", one after the other, each with the bits that it has
+        alone; or "vmap", batched.
     """
 
     num_seeds: int

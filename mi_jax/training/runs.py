@@ -32,8 +32,8 @@ class Program(NamedTuple):
       layout: where the seeds run.
       states: the shapes of the states of all seeds, as `trainer.init` makes them.
       trainer: what was compiled.
-      key: the shape of one key,
-      inputs: and of the inputs of one run, as `trainer.init` takes them.
+      key: the shape of one key.
+      inputs: the shapes of the inputs of one run, as `trainer.init` takes them.
       compile_seconds: what compiling took.
     """
 
@@ -85,8 +85,8 @@ class Fit(NamedTuple):
       states: the final `TrainState`, or the state of another trainer, on the host, each leaf with a leading axis of seeds.
       history: name -> (seeds, steps) read-outs, in nats, each of the parameters before that step's update.
       diverged: (seeds,) whether a seed's parameters would have left the finite numbers; `states.step` says at which step.
-      compile_seconds: time to compile, apart from
-      run_seconds: time to run.
+      compile_seconds: time to compile.
+      run_seconds: time to run, without the time to compile.
     """
 
     states: Any

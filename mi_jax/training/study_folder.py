@@ -33,7 +33,7 @@ class StudyFolder:
         }
         self.places = {self.path(place).name: place for place in plan.places()}
         if len(self.places) < len(plan.places()):
-            raise ValueError("settings and keys must name each run once where a folder keeps them, got one twice")
+            raise ValueError("with a folder, no two runs may have the same settings and key, got two that have")
 
     def identity(self, place: Place) -> dict[str, Any]:
         """What decides the numbers of a run."""

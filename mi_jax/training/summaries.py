@@ -59,8 +59,8 @@ class Study(NamedTuple):
       finished: (settings, seeds) whether a run is here. Runs of another process are not; they are NaN and zeros.
       diverged: (settings, seeds) whether it diverged, and was frozen.
       window: how many of the last iterations count.
-      compile_seconds: time to compile, apart from
-      run_seconds: time to run, of what was run by this call.
+      compile_seconds: time to compile.
+      run_seconds: time to run what this call ran, without the time to compile.
     """
 
     settings: Mapping[str, np.ndarray]

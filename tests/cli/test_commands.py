@@ -359,7 +359,7 @@ BAD = [
     ([*CSV, "--folds", "1"], "--folds must be from 2 to 30, half the number of rows, got 1"),
     ([*CSV, "--folds", "many"], "Invalid value for '--folds': 'many'"),
     ([*CSV, "--repeats", "2.5"], "Invalid value for '--repeats'"),
-    ([*CSV, "--seed", "-1"], "Invalid value for '--seed'"),
+    ([*CSV, "--seed", "-1"], "Invalid value for '--seed': -1 is not in the range 0<=x<=4294967295."),
     ([*CSV, "--estimator", "ksg"], "Invalid value for '--estimator': 'ksg' is not one of 'smile'"),
     ([*CSV, "--critic", "deep"], "Invalid value for '--critic'"),
     ([*CSV, "--transform", "log"], "Invalid value for '--transform'"),

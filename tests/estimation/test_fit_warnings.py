@@ -87,7 +87,7 @@ def test_messages_say_how_many_pairs_and_samples_it_takes():
     """400 times 1 / 9 - 1 / 5678 of 5,678 pairs, and five times the root of so many samples."""
     known = GOOD._replace(effective_pairs=9.0)
     text = warn_of_fit(Outcome(make_config("dv"), 5, 1.0, 0.05, np.ones(2), known))["partition"]
-    assert "rests on 9 of 5.7e+03 pairs" in text
+    assert "about 9 of the 5.7e+03 pairs decide the partition function" in text
     assert "at least 2.5e+05 pairs a fold, that is 2.5e+03 samples" in text
 
 

@@ -136,7 +136,7 @@ def test_one_of_another_configuration_is_refused_and_left_as_it_is(tmp_path, ide
 def test_one_of_another_environment_is_read_with_a_warning(tmp_path):
     checkpoints.save(tmp_path, 3, TREE, IDENTITY, ENVIRONMENT)
     # Another version writes the same program in other words, so its digest says nothing there.
-    with pytest.warns(UserWarning, match=r"jax '0.10', here '0.11'\): that its program is this one cannot be checked"):
+    with pytest.warns(UserWarning, match=r"jax '0.10', here '0.11'\): it cannot be checked that the same program wrote it"):
         assert checkpoints.load(tmp_path, {**IDENTITY, "program": "cde"}, {"jax": "0.11"}).step == 3
     with pytest.raises(ValueError, match="its steps is 7, not 8"):
         checkpoints.load(tmp_path, {**IDENTITY, "steps": 8}, {"jax": "0.11"})

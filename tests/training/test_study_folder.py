@@ -128,7 +128,7 @@ def test_settings_that_are_not_numbers_are_found_again(tmp_path):
     first = study(settings, folder=tmp_path)
     assert first.diverged.all()
     assert_equal(numbers(first), numbers(study(settings, folder=tmp_path)))
-    with pytest.raises(ValueError, match="must name each run once where a folder keeps them, got one twice"):
+    with pytest.raises(ValueError, match="no two runs may have the same settings and key, got two that have"):
         study(training.grid(mi=[1.0, 1.0]), folder=tmp_path)
 
 
