@@ -50,7 +50,7 @@ def normaliser(
       params: its parameters.
       x: (n, *x_shape) rows that the parameters were not fitted to, in random order.
       y: (n, *y_shape) their partners.
-      count: how many rows there are, if those after them are padding; it may be traced. By default all.
+      count: how many rows there are, at least 2, if those after them are padding; it may be traced. By default all.
 
     Returns:
       A `Normaliser`.
@@ -156,8 +156,8 @@ def pair_sums(
       tau: where the clipped means clip.
       max_pairs: the budget.
       count: how many rows there are, at least 2, if those after them are padding, which may hold anything; it may be traced,
-        so that sets of different sizes share a program. The groups are those of n rows, filled evenly, so that fewer rows
-        than there are groups are left out. By default n.
+        so that sets of different sizes share a program. The groups are those of n rows, in part, and so InfoNCE's ceiling is
+        that of n rows or lower. By default n.
 
     Returns:
       `PairSums`.
@@ -180,18 +180,29 @@ def pair_sums(
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"x and y must hold the same number of rows, at least 2, got {len(x)} and {len(y)}")
     size = group_size(len(x), max_pairs)
+    most = len(x) // size
     if count is None:
-        filled: int | Array = size
+        number, filled = most, size
         groups = sub_batches.drop_remainder(x, size), sub_batches.drop_remainder(y, size)
     else:
-        filled = jnp.minimum(size, count // (len(x) // size))
+        number, filled = _fill_groups(size, most, count)
         # Beyond its own rows a group holds those of the next, as padding.
-        numbers = jnp.arange(len(x) // size)[:, None] * filled + jnp.arange(size)
-        numbers = jnp.minimum(numbers, len(x) - 1)
+        numbers = jnp.minimum(jnp.arange(most)[:, None] * filled + jnp.arange(size), len(x) - 1)
         groups = jnp.asarray(x)[numbers], jnp.asarray(y)[numbers]
     sums = jax.lax.map(lambda group: _sum_group(scores, *encode(*group), tau, filled), groups)
-    weights = jnp.tile(jnp.arange(size) < filled, len(x) // size).astype(jnp.float32)
+    weights = ((jnp.arange(most)[:, None] < number) & (jnp.arange(size) < filled)).astype(jnp.float32).reshape(-1)
     return PairSums(**{name: values.reshape(-1) for name, values in sums.items()}, weights=weights, group=filled)
+
+
+def _fill_groups(size: int, most: int, count: Any) -> tuple[Any, Any]:
+    """How many of at most `most` groups `count` rows fill, and how many rows each holds, at most `size`.
+
+    Either full groups, or as many as there are, filled evenly, whichever leaves fewer rows out; as `group_size`.
+    """
+    full = jnp.maximum(1, count // size), jnp.minimum(size, count)
+    number = jnp.clip(-(-count // size), 1, most)
+    even = number, jnp.minimum(size, count // number)
+    return jax.tree.map(lambda one, other: jnp.where(even[0] * even[1] > full[0] * full[1], one, other), even, full)
 
 
 class _RowSums(NamedTuple):

@@ -165,14 +165,17 @@ def read_padded(pairs):
         (24, 2**22, 24),
         (17, 2**22, 17),
         (2, 2**22, 2),
-        (24, 8 * 24, 8),  # three groups of 8,
-        (17, 8 * 24, 5),  # or of 5 and two rows over
+        (24, 8 * 24, 8),  # three groups of 8 rows,
+        (23, 8 * 24, 7),  # or of 7, and two rows over,
+        (17, 8 * 24, 8),  # or two of 8 and one over,
+        (5, 8 * 24, 5),  # or one
+        (23, 2, 2),  # eleven of 2, and not twelve of 1
     ],
 )
 @pytest.mark.parametrize("padding", [np.nan, 1e30, 0.0])
 def test_what_padding_holds_is_not_read(monkeypatch, count, pairs, group, padding):
     """All as of the groups' whole matrices, in blocks of three rows, whatever stands in the 24 rows after the first ones."""
-    monkeypatch.setattr(evaluation, "BLOCK_PAIRS", 3 * (24 if pairs == 2**22 else 8))
+    monkeypatch.setattr(evaluation, "BLOCK_PAIRS", 3 * (24 if pairs == 2**22 else 8 if pairs > 2 else 2))
     x, y = rows(24)
     matrix, full = bilinear()(x, y), count // group * group
     parts = [dense(matrix[start : start + group, start : start + group], 0.8) for start in range(0, full, group)]

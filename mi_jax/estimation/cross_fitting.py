@@ -99,7 +99,7 @@ def fit_folds(
     plan = layout.layout(len(places), devices)
     start = time.perf_counter()
     shapes = _Shapes(jax.ShapeDtypeStruct((), run_keys.dtype), _shapes_of_run(inputs), _shapes_of_run(tests))
-    programs = _programs(config, plan, shapes)
+    programs = _programs(config, plan, shapes, _validation_group(splits))
     compiled = time.perf_counter()
     trained = runs.run(programs.train, run_keys, on_chunk, inputs=inputs)
     ready = time.perf_counter()
@@ -154,18 +154,18 @@ class _Programs(NamedTuple):
     read_out: Any
 
 
-def _programs(config: FitConfig, plan: Layout, shapes: _Shapes) -> _Programs:
+def _programs(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group: int) -> _Programs:
     """The compiled programs of a configuration on these shapes; kept, if the critic's fields can be hashed."""
     try:
-        return _compiled(config, plan, shapes)
+        return _compiled(config, plan, shapes, validation_group)
     except TypeError:
-        return _compiled.__wrapped__(config, plan, shapes)
+        return _compiled.__wrapped__(config, plan, shapes, validation_group)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(config: FitConfig, plan: Layout, shapes: _Shapes) -> _Programs:
+def _compiled(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group: int) -> _Programs:
     train_inputs, test_inputs = (jax.tree.unflatten(*each) for each in (shapes.train, shapes.tests))
-    trainer = make_trainer(config)
+    trainer = make_trainer(config, validation_group)
     train = runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, key=shapes.key, inputs=train_inputs)
     many = lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype)  # noqa: E731
     placed = plan.placed_shapes(test_inputs._replace(per_run=jax.tree.map(many, test_inputs.per_run)))
@@ -174,9 +174,12 @@ def _compiled(config: FitConfig, plan: Layout, shapes: _Shapes) -> _Programs:
     return _Programs(train, plan.compile(functools.partial(read_out_fold, config), split, placed))
 
 
-def make_trainer(config: FitConfig) -> training.Trainer:
-    """Training with early stopping. All folds share the rows; each fold has the numbers of its own."""
-    model = config.model()
+def make_trainer(config: FitConfig, validation_group: int) -> training.Trainer:
+    """Training with early stopping, by the losses of groups of so many validation rows.
+
+    All folds share the rows; each fold has the numbers of its own.
+    """
+    model, most = config.model(), MOST_VALIDATION_GROUPS * validation_group
     trained = _average_sub_batches(model, config.sub_batch)
 
     def make_fold(inputs: training.Inputs) -> training.Trainer:
@@ -192,28 +195,28 @@ def make_trainer(config: FitConfig) -> training.Trainer:
         return training.trainer(trained, batch, training.adam(config.learning_rate), example)
 
     def losses(state: training.TrainState, inputs: training.Inputs) -> Float[Array, " groups"]:
-        valid, size = inputs.per_run.valid, _validation_size(inputs)
-        most = MOST_VALIDATION_GROUPS * size
+        valid = inputs.per_run.valid
         x, y = Pairs(valid.x_rows[:most], valid.y_rows[:most]).select(inputs.shared)
         # Not all groups at once, so that memory does not grow with their number.
-        at_once = functools.partial(jax.lax.map, batch_size=max(1, evaluation.BLOCK_PAIRS // size**2))
-        return _group_losses(model, size, state.variables, state.model_state, x, y, at_once)[0]
+        at_once = functools.partial(jax.lax.map, batch_size=max(1, evaluation.BLOCK_PAIRS // validation_group**2))
+        return _group_losses(model, validation_group, state.variables, state.model_state, x, y, at_once)[0]
+
+    def weights(inputs: training.Inputs) -> Float[Array, " groups"] | None:
+        # With padding in it, a group would give a wrong loss.
+        each = inputs.per_run.valid.weights
+        return None if each is None else sub_batches.drop_remainder(each[:most], validation_group).min(axis=1)
 
     rounds = {"every": EVERY, "patience": config.patience}
-    return training.early_stopping(training.from_inputs(make_fold), losses, **rounds, weights=_validation_weights)
+    return training.early_stopping(training.from_inputs(make_fold), losses, **rounds, weights=weights)
 
 
-def _validation_size(inputs: training.Inputs) -> int:
-    """The rows of a validation group, more than a training group has: a ratio that explodes on rare pairs must be seen."""
-    return min(VALIDATION_GROUP, max(2, len(inputs.per_run.valid.x_rows) // VALIDATION_GROUPS))
+def _validation_group(splits: Sequence[Split]) -> int:
+    """The rows of a validation group, more than a training group has: a ratio that explodes on rare pairs must be seen.
 
-
-def _validation_weights(inputs: training.Inputs) -> Float[Array, " groups"] | None:
-    """Which validation groups have no padding; with padding in it, a group would give a wrong loss."""
-    weights, size = inputs.per_run.valid.weights, _validation_size(inputs)
-    if weights is None:
-        return None
-    return sub_batches.drop_remainder(weights[: MOST_VALIDATION_GROUPS * size], size).min(axis=1)
+    The smallest fold decides, so that it has as many groups as alone.
+    """
+    fewest = min(len(split.valid) for split in splits)
+    return min(VALIDATION_GROUP, max(2, fewest // VALIDATION_GROUPS))
 
 
 def _average_sub_batches(model: Model, size: int) -> Model:

@@ -148,7 +148,9 @@ def _quantile(values: Float[Array, " n"], weights: Float[Array, " n"] | None) ->
     """The quantile that SMILE's tau is, of the values that are no padding."""
     if weights is None:
         return jnp.quantile(values, TAU_QUANTILE)
-    return jnp.nanquantile(jnp.where(weights > 0, values, jnp.nan), TAU_QUANTILE)
+    is_row = weights > 0
+    quantile = jnp.nanquantile(jnp.where(is_row, values, jnp.nan), TAU_QUANTILE)
+    return jnp.where(jnp.any(is_row & jnp.isnan(values)), jnp.nan, quantile)
 
 
 def _read_out_densities(model: Model, variables: Variables, inputs: training.Inputs) -> HeldOut:

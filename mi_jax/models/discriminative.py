@@ -68,8 +68,12 @@ def discriminative(
 
     def init(key: PRNGKeyArray, x: Array, y: Array, weights: Array | None = None) -> Variables:
         variables = cast(Variables, critic.init(key, x, y))
-        if weights is None or not hasattr(critic, "fit_constants"):
+        constants = sorted(set(variables) - {"params"})
+        if weights is None or not constants:
             return variables
+        if not hasattr(critic, "fit_constants"):
+            text = f"critic must have a method fit_constants(x, y, weights), as it fits {', '.join(constants)} to its rows"
+            raise ValueError(f"{text}, and some of those here are padding; {type(critic).__name__} has none")
         return {**variables, **critic.fit_constants(x, y, weights)}
 
     def encode(variables: Variables, x: Array, y: Array) -> tuple[Any, Any]:

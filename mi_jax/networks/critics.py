@@ -8,7 +8,7 @@ Those here are made of two methods: `encode(x, y)`, what is done once a row, giv
 rows are then encoded once, and not again for each block.
 
 A critic that fits constants to the rows that `init` is given may also have `fit_constants(x, y, weights)`, which gives those
-collections for rows with weights; without it, padding rows count as rows.
+collections for rows with weights; a critic without it takes no padding.
 """
 
 from collections.abc import Sequence

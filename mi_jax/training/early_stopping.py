@@ -120,12 +120,11 @@ def early_stopping(
 
         (train, average), nats = jax.lax.scan(step, (state.train, state.average), length=every)
         new, count = validate(train, average, inputs), state.round + 1
-        mean = mean_loss(new.losses, state.weights)
-        better = mean < mean_loss(state.best.losses, state.weights)
+        better = mean_loss(new.losses, state.weights) < mean_loss(state.best.losses, state.weights)
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, state.best)
         best_round = jnp.where(better, count, state.best_round)
         state = state._replace(train=train, average=average, best=best, best_round=best_round, round=count)
-        return state, jax.tree.map(jnp.mean, dict(nats)) | {"validation_loss": mean}
+        return state, jax.tree.map(jnp.mean, dict(nats)) | {"validation_loss": mean_loss(new.losses, state.weights)}
 
     def rest(state: EarlyStopState, inputs: Inputs) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
         read_outs = jax.eval_shape(advance, state, inputs)[1]

@@ -3,6 +3,7 @@ import pickle
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import click
@@ -523,3 +524,15 @@ def test_the_command_itself_refuses_a_file_without_importing_jax(tmp_path):
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "mi_jax.cli.files" in modules
     assert not {*SLOW_IMPORTS, "pyarrow"} & modules
+
+
+def test_the_watch_adds_up_the_seconds_of_each_part(monkeypatch):
+    """Two seconds before the command, 3 of reading, 4 of import, 5 more of reading; 1 was of training, and 2 the rest."""
+    clock = iter([10.0, 11.0, 14.0, 14.0, 18.0, 19.0, 24.0, 25.0])
+    monkeypatch.setattr(commands, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    watch = commands.Watch(2.0)
+    for part in ("read", "import", "read"):
+        with watch(part):
+            pass
+    found = watch.total(train=1.0)
+    assert found == {"import": 6.0, "read": 8.0, "train": 1.0, "rest": 2.0, "in all": 17.0}

@@ -114,7 +114,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_groups(name, rows, size):
 def test_folds_of_different_sizes_are_each_what_they_are_alone(rows):
     """The smaller one is padded in all three parts, and has the numbers of a fit without padding, to rounding."""
     config = BILINEAR._replace(critic=networks.GaussianCritic(hidden=()), rounds=2)
-    small = Split(PARTS[1].train[:-37], PARTS[1].valid[:-3], PARTS[1].test[:-21])
+    small = Split(PARTS[1].train[:-37], PARTS[1].valid[:-11], PARTS[1].test[:-21])
     (both,), _ = cross_fitting.fit_folds(config, rows, [PARTS[0], small], KEYS[:2])
     (alone,), _ = cross_fitting.fit_folds(config, rows, [small], KEYS[1:2])
     padded = both.held_out.weights[1] == 0
@@ -227,7 +227,7 @@ def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
     """At the start, which needs no training."""
     monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
     inputs = training.Inputs(rows, cross_fitting._train_rows(PARTS[0], np.arange(N)))
-    state = jax.jit(cross_fitting.make_trainer(BILINEAR).init)(KEYS[0], inputs)
+    state = jax.jit(cross_fitting.make_trainer(BILINEAR, 12).init)(KEYS[0], inputs)
     assert state.start.losses.shape == (3,)
     assert check_few_groups_validate(BILINEAR, rows, {"params": state.best.params}, 0, state.start.losses.mean()) > 0.01
 

@@ -57,6 +57,17 @@ def test_more_test_rows_than_the_budget_are_read_out_in_groups(rows, params, mon
     assert (float(held.group), float(held.pairs)) == (100, TESTS * 99)
 
 
+def test_a_padded_quantile_is_that_of_the_rows():
+    """Also where a row has none: NaN is seen."""
+    values = np.random.default_rng(0).standard_normal(20).astype(np.float32)
+    quantile, weights = jax.jit(read_out._quantile), np.float32(np.arange(20) < 13)
+    for padding in (np.nan, 1e30, -np.inf):
+        values[13:] = padding
+        np.testing.assert_allclose(quantile(values, weights), np.quantile(values[:13], 0.95), rtol=1e-6)
+    values[3] = np.nan
+    assert np.isnan(quantile(values, weights))
+
+
 @pytest.fixture
 def small_gm(monkeypatch):
     """Three small flows in the place of those of "gm"."""

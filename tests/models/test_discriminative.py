@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -69,3 +70,32 @@ def test_state_of_mine_is_carried(pairs):
 def test_bad_input(critic, estimator, message):
     with pytest.raises(TypeError, match=message):
         models.discriminative(critic, estimator)
+
+
+class Centred(nn.Module):
+    """A critic that fits a constant to its rows, and cannot fit it to rows with weights."""
+
+    @nn.compact
+    def __call__(self, x, y):
+        return (x - self.variable("fit", "mean", lambda: x.mean(axis=0)).value) @ y.T
+
+
+def test_init_with_weights_fits_constants_to_the_rows_that_count(pairs):
+    model = models.discriminative(networks.GaussianCritic(hidden=()), estimators.nwj())
+    weights = np.float32(np.arange(16) < 12)
+    padded = jax.jit(model.init)(
+        jax.random.key(0), *(np.where(weights[:, None] > 0, rows, np.nan) for rows in pairs), weights
+    )
+    alone = jax.jit(model.init)(jax.random.key(0), *(rows[:12] for rows in pairs))
+    np.testing.assert_allclose(*(each["gaussian"]["fit"].mean_x for each in (padded, alone)), rtol=1e-5)
+    np.testing.assert_allclose(*(model.log_ratio(each, *pairs) for each in (padded, alone)), rtol=1e-3, atol=1e-3)
+
+
+def test_padding_is_refused_where_constants_would_be_fitted_to_it(pairs):
+    init = models.discriminative(Centred(), estimators.nwj()).init
+    assert "fit" in init(jax.random.key(0), *pairs)
+    with pytest.raises(
+        ValueError, match=r"critic must have a method fit_constants.*as it fits fit to its rows.*Centred has none"
+    ):
+        init(jax.random.key(0), *pairs, np.ones(16))
+    assert set(models.discriminative(JOINT, estimators.nwj()).init(jax.random.key(0), *pairs, np.ones(16))) == {"params"}
