@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_preset(parser, PRESETS, "quick: minutes on 2 cores; paper: the full protocol")
     cli.add_run_options(parser, "rows, figures and the table")
     cli.add_seeds(parser, "training runs a cell; quick 2, paper 10")
-    every_help = f"iterations a level lasts, a multiple of {BLOCKS}; quick 1200, paper 4000"
+    every_help = f"iterations a level lasts, a multiple of {BLOCKS}; quick 800, paper 4000"
     parser.add_argument("--every", type=_multiple_of_blocks, help=every_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     critics_help = f"{', '.join(CRITICS)}; and {FLOW}, the flows of the generative objectives"

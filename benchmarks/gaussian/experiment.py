@@ -193,7 +193,7 @@ PAPER = [
 ]
 PAPER += [Cell(task=task, critic=FLOW, hidden=(100, 100), objective=objective) for task in TASKS for objective in GENERATIVE]
 QUICK = [
-    replace(cell, every=1200)
+    replace(cell, every=800)
     for cell in PAPER
     if (cell.critic == "separable" and len(cell.hidden) == 2) or cell.objective == "gm"
 ]
