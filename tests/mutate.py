@@ -27,7 +27,8 @@ ROOT = Path(__file__).parent.parent
 TEST_COMMAND = ["-m", "pytest", "-x", "-q", "-n", "auto", "-p", "no:cacheprovider"]
 
 OPERATORS = {ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*")}
-COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
+COMPARISONS = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
+               ast.Eq: ("==", "!="), ast.NotEq: ("!=", "==")}  # fmt: skip
 SWAPS = [("maximum", "minimum"), ("max", "min"), ("all", "any"), ("floor", "ceil"), ("exp", "log"), ("mean", "sum"),
          ("ones", "zeros"), ("expm1", "exp"), ("log1p", "log"), ("var", "std")]  # fmt: skip
 FUNCTIONS = dict(SWAPS) | {other: one for one, other in reversed(SWAPS)} | {"logsumexp": "max"}
@@ -61,22 +62,28 @@ def faults_of_node(node: ast.AST, source: str) -> Iterator[tuple[ast.expr, str]]
     def text(part: ast.expr) -> str:
         return ast.get_source_segment(source, part) or ""
 
+    def swap(node: ast.expr, left: ast.expr, right: ast.expr, sign: str, other: str) -> Iterator[tuple[ast.expr, str]]:
+        """The operator between two operands, whose own parentheses stay."""
+        if node.lineno == node.end_lineno:
+            whole = text(node).encode()
+            start, stop = left.end_col_offset - node.col_offset, right.col_offset - node.col_offset
+            between = whole[start:stop].decode()
+            if between.count(sign) == 1:
+                yield node, whole[:start].decode() + between.replace(sign, other) + whole[stop:].decode()
+
     match node:
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS and not isinstance(left, ast.Constant):
-            sign, other = OPERATORS[type(op)]
-            between = text(node)[len(text(left)) : -len(text(right))]
-            if between.count(sign) == 1:
-                yield node, text(left) + between.replace(sign, other) + text(right)
+            yield from swap(node, left, right, *OPERATORS[type(op)])
         case ast.UnaryOp(op=ast.USub(), operand=operand) if not isinstance(operand, ast.Constant):
-            yield node, f"({text(operand)})"
+            yield node, f"({text(node)[1:]})"
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            yield node, f"bool({text(operand)})"
+            yield node, f"bool({text(node)[3:].strip()})"
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARISONS:
-            yield node, f"{text(left)} {COMPARISONS[type(op)]} {text(right)}"
+            yield from swap(node, left, right, *COMPARISONS[type(op)])
         case ast.Call(func=ast.Attribute(attr=name), args=[argument, *_]) if name in IDENTITIES:
             yield node, f"({text(argument)})"
         case ast.Call(func=ast.Attribute(attr=name) as func) if name in FUNCTIONS:
-            yield func, f"{text(func.value)}.{FUNCTIONS[name]}"
+            yield func, f"{text(func).removesuffix(name)}{FUNCTIONS[name]}"
         case ast.keyword(arg="axis" | "ddof", value=ast.Constant(value=0 | 1 as number) as value):
             yield value, str(1 - number)
         case ast.Slice(lower=ast.Constant(value=int(start)) as lower):
