@@ -114,3 +114,10 @@ def _log_interpolate_jvp(primals, tangents):
 def _times(weight, tangent):
     """Their product, with 0 * inf = 0: what weighs nothing stays out of a gradient that has overflowed."""
     return jnp.where(weight == 0.0, 0.0, weight * tangent)
+
+
+def masked_mean(values: Float[Array, "*s n"], weights: Float[Array, "*s n"] | None) -> Float[Array, "*s"]:
+    """The mean along the last axis of the values of weight 1; those of weight 0 may be anything. Without weights, of all."""
+    if weights is None:
+        return jnp.mean(values, axis=-1)
+    return jnp.sum(jnp.where(weights > 0, values, 0.0), axis=-1) / jnp.sum(weights, axis=-1)

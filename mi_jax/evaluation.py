@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mi_jax import _checks, lazy_scores, sub_batches
+from mi_jax import _checks, _logspace, lazy_scores, sub_batches
 from mi_jax.models import Model
 
 BLOCK_PAIRS = 2**16  # pairs scored at once: with 64 hidden units 16 MB
@@ -118,7 +118,7 @@ class PairSums(NamedTuple):
 
     def mean(self, values: Float[Array, " n"]) -> Float[Array, ""]:
         """The mean over the rows."""
-        return jnp.sum(jnp.where(self.weights > 0, values, 0.0)) / self.num_rows
+        return _logspace.masked_mean(values, self.weights)
 
 
 def group_size(num_rows: int, max_pairs: int) -> int:

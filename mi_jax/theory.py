@@ -83,7 +83,7 @@ def clipped_partition_bias_bound(tau: Number, partition: Number = 1.0) -> Number
       partition: S; 1 for a valid ratio.
 
     Returns:
-      The bound, without a unit, as a density ratio.
+      The bound, without a unit.
 
     Raises:
       ValueError: if `tau` is negative or `partition` not positive.
@@ -112,7 +112,7 @@ def clipped_partition_variance_bound(tau: Number, n: Number, *, printed: bool = 
       printed: give Eq. 18 as printed.
 
     Returns:
-      The bound, in the unit of a squared density ratio, that is without one.
+      The bound, without a unit.
 
     Raises:
       ValueError: if `tau` is negative or `n` less than 1.
@@ -262,7 +262,7 @@ def gaussian_partition_variance(mi: Number, dim: Number, n: Number, *, pairs: Pa
       pairs: how the pairs from Q are drawn.
 
     Returns:
-      The variance of a density ratio, without a unit.
+      The variance, without a unit.
 
     Raises:
       ValueError: if `mi` is negative, `dim` less than 1, `n` too small, or `pairs` is neither.

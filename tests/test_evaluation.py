@@ -174,7 +174,7 @@ def read_padded(pairs):
 )
 @pytest.mark.parametrize("padding", [np.nan, 1e30, 0.0])
 def test_what_padding_holds_is_not_read(monkeypatch, count, pairs, group, padding):
-    """All as of the groups' whole matrices, in blocks of three rows, whatever stands in the 24 rows after the first ones."""
+    """All numbers are those of the groups' whole matrices, whatever the rows after the first `count` hold."""
     monkeypatch.setattr(evaluation, "BLOCK_PAIRS", 3 * (24 if pairs == 2**22 else 8 if pairs > 2 else 2))
     x, y = rows(24)
     matrix, full = bilinear()(x, y), count // group * group

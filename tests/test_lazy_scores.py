@@ -162,13 +162,11 @@ def measure_temporary_bytes(n, block, hidden):
     return gradient.memory_analysis().temp_size_in_bytes
 
 
-# With the larger critic every buffer but the layers is small.
-@pytest.mark.parametrize("hidden", [(32,), pytest.param((64, 64), marks=pytest.mark.slow)])
+# With layers so wide, they are most of the memory.
+@pytest.mark.parametrize("hidden", [(128,), pytest.param((64, 64), marks=pytest.mark.slow)])
 def test_memory_grows_with_rows_times_block(hidden):
     small, large, whole = (measure_temporary_bytes(n, block, hidden) for n, block in [(128, 8), (512, 8), (512, None)])
-    # Besides the layers of a block: the scores, which are held, their slopes, and from jax 0.12 on a copy.
-    matrices = 3 * 4 * 512**2
-    assert large - matrices < 6 * small
+    assert large < 6 * small
     assert large < whole / 8
 
 

@@ -32,7 +32,7 @@ class Combined(NamedTuple):
     Attributes:
       mi, stderr, interval, allowance, per_fold, influence: as in `Estimate`.
       training_error: how much the folds differ beyond what their test rows explain, as a standard deviation; 0 where chance
-        explains it, at a level of 1 % for folds of equal size (6 % if one of five has a fortieth of the others' rows).
+        explains it, at a level of 1 % for folds of equal size.
     """
 
     mi: float

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mi_jax import evaluation, sub_batches, training
+from mi_jax import _logspace, evaluation, sub_batches, training
 from mi_jax.estimation.config import EVERY, FitConfig
 from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, read_out_fold, stack_pairs
 from mi_jax.estimation.splits import Split
 from mi_jax.models import Model, Variables
 from mi_jax.training import layout, runs
-from mi_jax.training.early_stopping import mean_loss
 from mi_jax.training.layout import Layout
 
 CHUNK = 5  # validations between reports
@@ -108,7 +107,7 @@ def fit_folds(
     variables = {"params": params, **states.train.constants}
     held_out = plan.join(programs.read_out(plan.place(variables), plan.place_inputs(tests)))
     seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
-    start_loss = np.asarray(mean_loss(states.start.losses, states.weights))
+    start_loss = np.asarray(_logspace.masked_mean(states.start.losses, states.weights))
     whole = Fitted(held_out, variables, trained.history, best_round, states.round, states.diverged, start_loss)
     each = [slice(first, first + len(splits)) for first in range(0, len(places), len(splits))]
     return [jax.tree.map(lambda leaf, folds=folds: leaf[folds], whole) for folds in each], seconds

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mi_jax import evaluation, training
+from mi_jax import _logspace, evaluation, training
 from mi_jax.estimation.config import READ_OUTS, FitConfig
 from mi_jax.models import Critic, Model, Variables
 
@@ -157,14 +157,14 @@ def _read_out_densities(model: Model, variables: Variables, inputs: training.Inp
     rows, given = inputs
     values, on_training = (model.log_ratio(variables, *part.select(rows)) for part in (given.test, given.train))
     weights = jnp.ones(values.shape) if given.test.weights is None else given.test.weights
-    value = _mean(values, given.test.weights)
+    value = _logspace.masked_mean(values, given.test.weights)
     normaliser = evaluation.normaliser(model, variables, *given.test.select(rows), count=given.test.count)
     undefined = jnp.full((), jnp.nan)
     return HeldOut(
         value=value,
         influence=jnp.where(weights > 0, values - value, 0.0),
         weights=weights,
-        train=_mean(on_training, given.train.weights),
+        train=_logspace.masked_mean(on_training, given.train.weights),
         others={},
         tau=undefined,
         clipped_joint=undefined,
@@ -174,7 +174,3 @@ def _read_out_densities(model: Model, variables: Variables, inputs: training.Inp
         pairs=jnp.sum(weights),
         group=undefined,
     )
-
-
-def _mean(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Float[Array, ""]:
-    return jnp.mean(values) if weights is None else jnp.sum(jnp.where(weights > 0, values, 0.0)) / jnp.sum(weights)

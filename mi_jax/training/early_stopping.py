@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mi_jax import _checks
+from mi_jax import _checks, _logspace
 from mi_jax.training.trainer import NO_INPUTS, Inputs, Trainer, TrainState
 
 AVERAGE_DECAY = 0.99
@@ -120,11 +120,13 @@ def early_stopping(
 
         (train, average), nats = jax.lax.scan(step, (state.train, state.average), length=every)
         new, count = validate(train, average, inputs), state.round + 1
-        better = mean_loss(new.losses, state.weights) < mean_loss(state.best.losses, state.weights)
+        better = _logspace.masked_mean(new.losses, state.weights) < _logspace.masked_mean(state.best.losses, state.weights)
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, state.best)
         best_round = jnp.where(better, count, state.best_round)
         state = state._replace(train=train, average=average, best=best, best_round=best_round, round=count)
-        return state, jax.tree.map(jnp.mean, dict(nats)) | {"validation_loss": mean_loss(new.losses, state.weights)}
+        return state, jax.tree.map(jnp.mean, dict(nats)) | {
+            "validation_loss": _logspace.masked_mean(new.losses, state.weights)
+        }
 
     def rest(state: EarlyStopState, inputs: Inputs) -> tuple[EarlyStopState, Mapping[str, Float[Array, ""]]]:
         read_outs = jax.eval_shape(advance, state, inputs)[1]
@@ -160,8 +162,8 @@ def select_parameters(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
       (1.0, 0)
     """
     gain = jnp.subtract(state.start.losses, state.best.losses)
-    mean, batches = mean_loss(gain, state.weights), _number(gain, state.weights)
-    variance = mean_loss((gain - jnp.expand_dims(mean, -1)) ** 2, state.weights) / jnp.maximum(batches - 1, 1)
+    mean, batches = _logspace.masked_mean(gain, state.weights), _number(gain, state.weights)
+    variance = _logspace.masked_mean((gain - jnp.expand_dims(mean, -1)) ** 2, state.weights) / jnp.maximum(batches - 1, 1)
     # Infinite losses make the gain NaN: a start that has them is never kept.
     keep = ~(mean <= STANDARD_ERRORS * jnp.sqrt(variance))
 
@@ -169,13 +171,6 @@ def select_parameters(state: EarlyStopState) -> tuple[Any, Int[Array, ""]]:
         return jnp.where(keep.reshape(keep.shape + (1,) * (jnp.ndim(new) - keep.ndim)), new, old)
 
     return jax.tree.map(select, state.best.params, state.start.params), jnp.where(keep, state.best_round, 0)
-
-
-def mean_loss(losses: Float[Array, "*runs batches"], weights: Float[Array, "*runs batches"] | None) -> Float[Array, "*runs"]:
-    """The mean loss over the validation batches that count."""
-    if weights is None:
-        return jnp.mean(losses, axis=-1)
-    return jnp.sum(jnp.where(weights > 0, losses * weights, 0.0), axis=-1) / jnp.sum(weights, axis=-1)
 
 
 def _number(losses: Array, weights: Array | None) -> int | Array:

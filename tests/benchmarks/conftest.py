@@ -12,7 +12,7 @@ def _devices_as_they_are(monkeypatch):
 
 
 def _sketch(figure, path, **_):
-    """Sets all text and lines, as `Figure.savefig` does, which takes four times as long, and leaves an empty file."""
+    """Set all text and lines, as `Figure.savefig` does, and leave an empty file: drawing takes much longer."""
     if path.suffix == ".png":
         figure.set_layout_engine("none")
         figure.draw_without_rendering()

@@ -44,8 +44,8 @@ def test_the_standard_error_is_its_formula(folds, repeats):
         assert ours.interval == pytest.approx((ours.mi - reach - 0.05, ours.mi + reach + 0.5), rel=1e-6)
 
 
-def test_of_a_fold_with_fewer_rows_the_padding_is_left_out():
-    """Also where two read-out groups end in padding each: the rows' influences stand in order, between it."""
+def test_the_padding_of_a_smaller_fold_is_left_out():
+    """Also where padding stands between the rows, as it does after each read-out group."""
     parts = [Split(np.arange(0), np.arange(0), np.array(rows)) for rows in ([5, 3, 1, 0], [2, 4])]
     influences = np.array([[0.5, -0.1, -0.6, 0.2], [0.3, 99.0, -0.3, 99.0]])
     ours = combine(fitted(np.array([1.0, 1.0]), influences, weights=np.array([[1, 1, 1, 1], [1, 0, 1, 0]])), parts, 6, 0.95)

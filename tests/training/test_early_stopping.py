@@ -238,7 +238,7 @@ def test_batches_of_padding_do_not_choose(name, padding):
 
 
 def test_batches_of_padding_do_not_validate():
-    """Of two targets the second is padding, and the average goes to the first; the weights come with the inputs."""
+    """The second batch is padding, and its loss falls for ever; the weights come with the inputs."""
     losses = lambda state, inputs: jnp.append(squares(1.0)(state.params["w"]), -state.params["w"])  # noqa: E731
     recipe = training.early_stopping(
         walk(linear(40)), losses, every=10, patience=100, weights=lambda inputs: inputs.per_run["weights"]
