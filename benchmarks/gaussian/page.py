@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.gaussian import paper, statistics
+from benchmarks.gaussian import agreement, paper, statistics
 from benchmarks.gaussian.statistics import READ_OUTS, Curve, Curves, Protocol, Setting
 from benchmarks.lib import figures, machine, page, rows
 from benchmarks.lib.rows import Row
@@ -33,7 +33,7 @@ class Results:
 
 
 def draw(out: Path) -> list[Path]:
-    """Draw every figure and table that the rows in `out`/rows allow; returns their paths."""
+    """Draw every figure and page that the rows in `out`/rows allow; returns their paths."""
     results = Results(rows.read_all(out / "rows", "gaussian"))
     settings, paths = list(results.curves), []
     with figures.style():
@@ -46,7 +46,9 @@ def draw(out: Path) -> list[Path]:
                 if shown:
                     figure = bias_variance_mse(results, shown)
                     paths += figures.save(figure, out / f"figure{number}-{critic}-{depth}")
-    return [*paths, page.write(out / "table2.md", table_2(results))]
+    compared = agreement.report(results.curves, results.protocol)
+    pages = [page.write(out / "table2.md", table_2(results))]
+    return [*paths, *pages, *([page.write(out / "agreement.md", compared)] if compared else [])]
 
 
 def _by_depth(settings: Sequence[Setting]) -> dict[str, list[Setting]]:

@@ -122,9 +122,9 @@ def curves(rows: Sequence[Row], setting: Setting) -> Curves:
     return dict(sorted(by_name.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
-def stages(histories: Sequence[Moments], steps: Protocol) -> Stages:
-    """Bias, variance and MSE of each run and stage."""
-    skip = int(steps.every * DROPPED)
+def stages(histories: Sequence[Moments], steps: Protocol, dropped: float = DROPPED) -> Stages:
+    """Bias, variance and MSE of each run and stage; the first `dropped` of each stage does not count."""
+    skip = int(steps.every * dropped)
     windows = [(level * steps.every + skip, (level + 1) * steps.every) for level in range(len(steps.levels))]
     moments = np.array([[history.window(*window) for window in windows] for history in histories])
     moments = moments.reshape(len(histories), len(windows), 2)

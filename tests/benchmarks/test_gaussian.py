@@ -5,9 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.gaussian import __main__ as command
-from benchmarks.gaussian import experiment, histories, page, paper, statistics
+from benchmarks.gaussian import agreement, experiment, histories, page, paper, statistics
 from benchmarks.lib import rows, runner
 
 TINY = experiment.Cell(critic="separable", hidden=(16,), every=80, objective="logistic")
@@ -111,6 +112,60 @@ def test_the_papers_table_is_complete_and_its_mse_is_no_sum():
     nwj = paper.TABLE_2["gaussian"]["nwj"]
     assert nwj["bias"][-1] ** 2 + nwj["variance"][-1] == pytest.approx(107.8, abs=0.1)
     assert nwj["mse"][-1] == 28.43
+
+
+# Agreement with the paper
+
+
+def test_agreement_is_a_t_statistic():
+    ours = np.array([-0.24, -0.26, -0.31])
+    compared = agreement.compare("bias", "cpc", 2.0, ours, 0.25)
+    expected = (0.27 - 0.25) / np.sqrt(np.var(ours, ddof=1) * 4 / 3 + 1e-4 / 12)
+    assert compared.t == pytest.approx(expected, rel=1e-9)
+    assert compared.p_value == pytest.approx(2 * stats.t.sf(expected, 2), rel=1e-9)
+    assert compared.ours == pytest.approx(0.27)
+    logs = np.log([50.0, 200.0, 90.0])
+    heavy = agreement.compare("variance", "nwj", 10.0, np.exp(logs), 99.0)
+    error = np.sqrt(logs.var(ddof=1) * 4 / 3 + (0.01 / 99.0) ** 2 / 12)
+    assert heavy.t == pytest.approx((logs.mean() - np.log(99.0)) / error, rel=1e-9)
+
+
+@pytest.mark.parametrize(("seeds", "spread", "least"), [(2, 0.1, 0.05), (10, 0.1, 0.05), (10, 0.003, 0.0)])
+def test_one_more_seed_is_far_as_often_as_chance_says(seeds, spread, least):
+    """5 % of the time, within three standard errors over 4,000 draws; more rarely where rounding is most of the error."""
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(rng.uniform(1, 2, (4_000, 1)), spread, (4_000, seeds + 1))
+    compared = [agreement.compare("bias", "cpc", 2.0, row[1:], round(row[0], 2)) for row in drawn]
+    far = np.mean([each.p_value < agreement.FAR for each in compared])
+    reach = 3 * np.sqrt(0.05 * 0.95 / 4_000)
+    assert least - reach < far < 0.05 + reach
+
+
+def test_the_page_counts_and_names_the_cells_that_are_far():
+    """Histories with the printed moments agree in every cell; a shifted one is far, and named."""
+    printed = paper.TABLE_2["gaussian"]["smile_5"]
+    rng = np.random.default_rng(0)
+
+    def histories_of(seed, shift):
+        noise = rng.normal(0, 1, (5, 400))
+        noise = (noise - noise.mean(axis=1, keepdims=True)) / noise.std(axis=1, keepdims=True)
+        bias = np.array(printed["bias"]) + 0.01 * rng.normal(size=5) + shift
+        return (np.array(paper.LEVELS) + bias)[:, None] + noise * np.sqrt(printed["variance"])[:, None]
+
+    cell = experiment.Cell(critic="joint", hidden=(16, 16), every=400)
+    reports = []
+    for shift in (np.zeros(5), np.array([0, 0, 0, 0, 1.0])):
+        found = []
+        for seed in range(4):
+            results = {"smile_5": histories.moments(histories_of(seed, shift).reshape(-1), 5).to_json()}
+            found.append(row(cell, seed)._replace(results=results))
+        curves = {setting: statistics.curves(found, setting) for setting in statistics.settings(found)}
+        reports.append("\n".join(agreement.report(curves, statistics.protocol(found))))
+    assert "No cell is beyond the 99.9 % point." in reports[0]
+    assert "SMILE (τ = 5), |bias| at MI 10: ours 1.8" in reports[1]
+    line = next(line for line in reports[1].splitlines() if line.startswith("| bias "))
+    assert [cell.strip().startswith("**") for cell in line.split("|")[3:-1]] == [False] * 4 + [True]
+    assert agreement.report({}, statistics.protocol([row()])) == []
 
 
 # The command, end to end
