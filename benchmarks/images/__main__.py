@@ -52,7 +52,10 @@ def _command(parser: argparse.ArgumentParser, options: argparse.Namespace) -> st
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("images", __doc__)
-    preset_help = "quick: minutes on 2 cores; vaes: GM trained longer, an hour; cpu: an evening; paper: for a GPU"
+    preset_help = (
+        "on 2 cores quick takes minutes, vaes (GM trained longer) an hour, narrow (narrow networks, all images) some hours, "
+        "cpu (the paper's networks) a night; paper is for a GPU"
+    )
     cli.add_preset(parser, PRESETS, preset_help)
     parser.add_argument("--dataset", choices=READERS, default="mnist")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder of the files, or the folder around it")

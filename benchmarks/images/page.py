@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.images import datasets
-from benchmarks.images.results import DATASETS, LESS, READ_OUTS, Results
+from benchmarks.images import datasets, verdicts
+from benchmarks.images.results import DATASETS, LESS, PROPERTIES, READ_OUTS, Results
+from benchmarks.images.verdicts import Ratio
 from benchmarks.lib import figures, machine, page, rows
 
 
@@ -35,8 +36,8 @@ def draw(data: Mapping[str, datasets.Dataset], command: str, folder: Path) -> li
     with figures.style():
         drawn: dict[str, Figure | None] = {f"figure3-{name}": settings_figure(images) for name, images in data.items()}
         drawn["figure4"] = estimates_figure(results)
-        drawn["figure5"] = ratios_figure(results, "processing", 1.0, "I([X, X]; [Y, h(Y)]) / I(X; Y)")
-        drawn["figure6"] = ratios_figure(results, "additivity", 2.0, "I([X1, X2]; [Y1, Y2]) / I(X; Y)")
+        drawn["figure5"] = ratios_figure(results, "processing")
+        drawn["figure6"] = ratios_figure(results, "additivity")
         for name, figure in drawn.items():
             for old in folder.glob(f"{name}.*"):
                 old.unlink()
@@ -89,30 +90,34 @@ def estimates_figure(results: Mapping[str, Results]) -> Figure:
     return figure
 
 
-def ratios_figure(results: Mapping[str, Results], setting: str, ideal: float, label: str) -> Figure | None:
+def ratios_figure(results: Mapping[str, Results], kind: str) -> Figure | None:
     """Figures 5 and 6: a ratio against t, with the interval that its verdict rests on; None if no ratio has one."""
-    known = [
-        math.isfinite(ratio.interval[0])
-        for found in results.values()
-        for name in READ_OUTS
-        for ratio in found.ratios(setting, name).values()
-    ]
-    if not any(known):
+    known = {
+        data: {name: {t: ratio for t, ratio in found.ratios(name, kind).items() if _is_known(ratio)} for name in READ_OUTS}
+        for data, found in results.items()
+    }
+    if not any(ratios for of_data in known.values() for ratios in of_data.values()):
         return None
+    ideal = PROPERTIES[kind].ideal
     figure = Figure(figsize=(4.6 * len(results), 3.6), layout="constrained")
     panels = figure.subplots(1, len(results), squeeze=False)[0]
-    for panel, (data, found) in zip(panels, results.items(), strict=True):
-        for name in READ_OUTS:
-            ratios = {t: ratio for t, ratio in found.ratios(setting, name).items() if math.isfinite(ratio.interval[0])}
+    for panel, (data, of_data) in zip(panels, known.items(), strict=True):
+        panel.axhspan(*PROPERTIES[kind].accepted, color="0.93", zorder=0)
+        for name, ratios in of_data.items():
             if ratios:
                 centre = np.array([ratio.ratio for ratio in ratios.values()])
                 ends = np.abs(np.array([ratio.interval for ratio in ratios.values()]).T - centre)
                 offset = 0.15 * (list(READ_OUTS).index(name) - 2.5)  # so that intervals do not hide one another
                 panel.errorbar(np.array(list(ratios)) + offset, centre, ends, **_style(name))
         panel.axhline(ideal, color="black", lw=0.7, ls=":")
-        panel.set(title=DATASETS[data], xlabel="t", ylabel=label, ylim=(ideal - 1.2, ideal + 1.2))
+        panel.set(title=DATASETS[data], xlabel="t", ylabel=PROPERTIES[kind].says, ylim=(ideal - 1.2, ideal + 1.2))
     figures.legend(figure, panels, column=2.2)
     return figure
+
+
+def _is_known(ratio: Ratio) -> bool:
+    """Whether it has an interval; else I(X; Y) is not known to be above 0, and no ratio means anything."""
+    return math.isfinite(ratio.interval[0])
 
 
 def _style(name: str) -> dict[str, Any]:
@@ -127,15 +132,7 @@ def _line(panel: Axes, ts: Sequence[int], values: Sequence[np.ndarray], name: st
 
 def report(results: Mapping[str, Results], command: str) -> list[str]:
     """Every number, the verdicts, and the runs left out, as the parts of a page."""
-    parts = [
-        "# Self-consistency on images",
-        f"`{command}`; {_machines(results)}. Estimates in nats on test images, mean over seeds; X is an image and Y its "
-        "top t rows; ± is a 95 % interval, from the standard error on the test images and, by Student's t, from the spread "
-        "of the seeds (none, with one seed). Y is a function of X, so I(X; Y) is the entropy of the rows, hundreds of nats: "
-        "no estimate here comes near it, and what is tested is whether they are consistent with themselves. CPC's ceiling "
-        "is the log of the pairs a row is contrasted with, the batch or group. One half of the test images are X, or X1; "
-        "the other half is X2. Importance-weighted bounds are of the first 512 of the images that the ELBOs are of.",
-    ]
+    parts = ["# Self-consistency on images", f"`{command}`; {_machines(results)}.", _ABOUT]
     for data, found in results.items():
         note = "; not the official pixels: these went through JPEG once" if data == "cifar10" else ""
         parts += [f"## {DATASETS[data]}", f"{_protocol(found)}{note}."]
@@ -149,7 +146,9 @@ def report(results: Mapping[str, Results], command: str) -> list[str]:
             if names:
                 lines = [[READ_OUTS.get(name, name), *(_cell(found, setting, name, t) for t in ts)] for name in names]
                 parts += [f"### {title}", page.table(lines, ["", *(f"t = {t}" for t in ts)])]
-        parts += ["### Verdicts", page.table(_verdicts(found), ["", "property", "t", "ratio", "interval", "verdict"])]
+        parts += ["### The paper's claims", page.table(_claims(found))]
+        header = ["", "property", "t", "ratio", "interval", "verdict", "seeds that would tell"]
+        parts += ["### Verdicts", page.table(_verdicts(found), header)]
         parts += [
             "### Bounds of the VAEs",
             page.table(_bounds(found), ["t", "setting", "density", "ELBO", "importance-weighted"]),
@@ -178,20 +177,44 @@ def _cell(found: Results, setting: str, name: str, t: int) -> str:
     return f"{measured.mi:.2f} ± {(measured.high - measured.low) / 2:.2f}{spread}"
 
 
+def _claims(found: Results) -> list[dict[str, str]]:
+    """What the paper says of each property beside our verdicts, by t."""
+    lines = []
+    for kind, each in PROPERTIES.items():
+        line = {"property": kind, "the paper": each.claim}
+        for name, label in READ_OUTS.items():
+            by_verdict: dict[str, list[str]] = {}
+            for t, ratio in found.ratios(name, kind).items():
+                by_verdict.setdefault(ratio.verdict, []).append(f"{t}")
+            if found.ts("rows", name):
+                line[label] = "; ".join(f"{verdict} at {', '.join(ts)}" for verdict, ts in by_verdict.items())
+        lines.append(line)
+    return lines
+
+
 def _verdicts(found: Results) -> list[list[str]]:
     lines = []
     for name, label in READ_OUTS.items():
-        independence = found.independence(name)
-        checks = [] if independence is None else [("0", independence)]
-        checks += [
-            (f"{t}", ratio) for setting in ("processing", "additivity") for t, ratio in found.ratios(setting, name).items()
-        ]
-        for t, check in checks:
-            known = math.isfinite(check.interval[0])  # else I(X; Y) is not known to be above 0, and no ratio means anything
-            interval = f"{check.interval[0]:.2f} to {check.interval[1]:.2f}" if known else "any"
-            ratio = f"{check.ratio:.2f}" if known else "–"
-            lines.append([label, check.name, t, ratio, interval, check.verdict])
+        for kind in PROPERTIES:
+            for t, ratio in found.ratios(name, kind).items():
+                known = _is_known(ratio)
+                interval = f"{ratio.interval[0]:.2f} to {ratio.interval[1]:.2f}" if known else "any"
+                ratio_text = f"{ratio.ratio:.2f}" if math.isfinite(ratio.ratio) else "–"
+                lines.append([label, kind, f"{t}", ratio_text, interval, ratio.verdict, _needed(ratio)])
     return lines
+
+
+def _accepted(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:g} to {ends[1]:g}" if math.isfinite(ends[0]) else f"at most {ends[1]:g}"
+
+
+def _needed(ratio: Ratio) -> str:
+    """How many seeds would tell, where these do not."""
+    if ratio.verdict != "cannot tell":
+        return ""
+    if math.isnan(ratio.needed):
+        return "one seed tells nothing"
+    return f"about {ratio.needed:g}" if math.isfinite(ratio.needed) else f"over {verdicts.MOST_SEEDS:,}"
 
 
 def _bounds(found: Results) -> list[list[str]]:
@@ -203,3 +226,18 @@ def _bounds(found: Results) -> list[list[str]]:
                 both = [found.measured(setting, f"{name}_{role}", t) for name in ("gm", "gm_iw")]
                 lines.append([f"{t}", setting, role, *(f"{one.mi:.1f} ± {(one.high - one.low) / 2:.1f}" for one in both)])
     return lines
+
+
+_ABOUT = f"""Estimates in nats on test images, mean over seeds. X is an image and Y its top t rows. ± is a 95 % interval,
+from the standard error on the test images and, by Student's t, from the spread of the seeds (none, with one seed). Y is a
+function of X, so I(X; Y) is the entropy of the rows, hundreds of nats. No estimate here comes near it: what is tested is
+whether they are consistent with themselves. CPC's ceiling is the log of the pairs a row is contrasted with, the batch or
+group. One half of the test images are X, or X1; the other half is X2. Importance-weighted bounds are of the first 512 of the
+images that the ELBOs are of.
+
+Verdicts are on ratios:
+
+{page.listing(f"**{each.name}**: {each.says}; {_accepted(each.accepted)} passes." for each in PROPERTIES.values())}
+
+The interval of a ratio is Fieller's, of runs with the same seed, which start alike and see the same images. "Seeds that
+would tell" is about how many would give a verdict if they varied as these do."""

@@ -24,13 +24,15 @@ def preset(name: str, data: str) -> tuple[list[Cell], int]:
     whole = Cell(data=data, images=60_000 if data == "mnist" else 10_000, tests=10_000 if data == "mnist" else 1_920)
     if name == "paper":
         return grid(replace(whole, critic="joint"), range(0, height + 1, 2)), 5
+    few = replace(whole, tests=min(whole.tests, 2_048))
+    ts, seeds = (0, height // 4, height // 2, height), 5 if data == "mnist" else 3
     if name == "cpu":
-        return grid(
-            replace(whole, images=min(whole.images, 20_000), tests=min(whole.tests, 2_048)), (0, 4, 8, 12, 16, 20, height)
-        ), 4
-    small = replace(
-        whole, channels=(16, 32), hidden=(128,), images=8_000, tests=min(whole.tests, 2_048), epochs_gm=2, learning_rate=1e-3
-    )
+        return grid(replace(few, images=min(whole.images, 20_000)), ts), seeds
+    narrow = replace(few, channels=(16, 32), hidden=(128,), learning_rate=1e-3)
+    if name == "narrow":
+        trained = grid(narrow, ts, (*DISCRIMINATIVE, "labels"))
+        return trained + grid(replace(narrow, images=min(whole.images, 20_000)), ts, ["gm"]), seeds
+    small = replace(narrow, images=8_000, epochs_gm=2)
     if name == "vaes":
         return grid(replace(small, images=min(whole.images, 20_000), epochs_gm=10), (height,), ["gm"]), 4
     critics = grid(small, (0, 7, 14, height), (*DISCRIMINATIVE, "labels"))
@@ -39,4 +41,4 @@ def preset(name: str, data: str) -> tuple[list[Cell], int]:
     return critics + [replace(small, objective="gm", t=t) for t in (0, height)], 4
 
 
-PRESETS = ("quick", "vaes", "cpu", "paper")
+PRESETS = ("quick", "vaes", "narrow", "cpu", "paper")

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.images import __main__ as command
 from benchmarks.images import cells as cells_
-from benchmarks.images import datasets, experiment, page, presets, results
+from benchmarks.images import datasets, experiment, page, presets, results, verdicts
 from benchmarks.lib import machine, rows, runner
 
 TINY = cells_.Cell(channels=(4, 6), hidden=(8,), batch=16, images=64, tests=64, epochs=1, epochs_gm=1, learning_rate=1e-3)
@@ -171,20 +172,70 @@ def row(setting, name, t, value, seed=0, stderr=0.01, **changes):
     return rows.Row("images", config, machine.environment(), 0, {"run": 1.0}, read)._replace(**changes)
 
 
-def test_verdicts_are_those_of_the_librarys_comparison():
-    made = [row(setting, "cpc", t, value, seed) for seed in (0, 1) for setting, t, value in [
-        ("rows", 0, 0.0), ("rows", 14, 4.0), ("processing", 14, 4.0 + 0.02 * seed), ("additivity", 14, 4.1),
+def test_verdicts_are_on_ratios_of_the_same_seeds():
+    made = [row(setting, "cpc", t, value + 0.02 * seed, seed) for seed in (0, 1, 2) for setting, t, value in [
+        ("rows", 0, -0.02 * seed), ("rows", 7, 3.9), ("rows", 14, 4.0), ("processing", 14, 4.0), ("additivity", 14, 4.1),
     ]]  # fmt: skip
+    made.append(row("processing", "cpc", 14, 9.0, seed=3))  # without a partner
     found = results.Results(made)
-    assert found.independence("cpc").verdict == "passes"
-    assert found.ratios("processing", "cpc")[14].verdict == "passes"
-    additivity = found.ratios("additivity", "cpc")[14]
+    (independence,) = found.ratios("cpc", "independence").values()
+    assert independence.verdict == "passes"
+    (processing,) = found.ratios("cpc", "processing").values()
+    assert (processing.verdict, processing.seeds) == ("passes", 3)
+    assert processing.ratio == pytest.approx(1.0)
+    assert found.ratios("cpc", "monotony")[7].ratio == pytest.approx(3.92 / 4.02)
+    additivity = found.ratios("cpc", "additivity")[14]
     assert additivity.verdict == "fails"
-    assert additivity.ratio == pytest.approx(4.1 / 4.0)
-    # 1.96 of the test images' standard errors; 12.706, Student's for two seeds, of the seeds'.
-    measured = found.measured("processing", "cpc", 14)
-    reach = math.sqrt((1.96 * 0.01) ** 2 + 12.706**2 * 0.0002 / 2)
+    assert additivity.ratio == pytest.approx(4.12 / 4.02)
+    # 1.96 of the test images' standard errors; 4.303, Student's for three seeds, of the seeds'.
+    measured = found.measured("rows", "cpc", 14)
+    reach = math.sqrt((1.96 * 0.01) ** 2 + 4.303**2 * 0.02**2 / 3)
     assert measured.high - measured.mi == pytest.approx(reach, rel=1e-4)
+
+
+def reads(values, stderr):
+    return {seed: {"value": float(value), "stderr": stderr} for seed, value in enumerate(values)}
+
+
+def test_fiellers_interval_is_where_the_difference_may_be_zero():
+    """At both ends of the interval mean(a - rho b) is exactly its own error bar away from 0."""
+    rng = np.random.default_rng(0)
+    b = rng.normal(2.0, 0.1, 4)
+    a = 2 * b + rng.normal(0.0, 0.1, 4)
+    for rho in verdicts.judge(reads(a, 0.05), reads(b, 0.03), (1.8, 2.2)).interval:
+        difference = a - rho * b
+        reach = stats.t.ppf(0.975, 3) ** 2 * difference.var(ddof=1) / 4 + 1.96**2 * (0.05**2 + rho**2 * 0.03**2)
+        assert difference.mean() ** 2 == pytest.approx(reach, rel=1e-9)
+
+
+def test_what_would_tell():
+    b, noise = 2 + 0.1 * np.array([1.0, 0.0, -1.0, 0.0]), np.array([1.0, -1.0, 0.5, -0.5])
+    far, near = (verdicts.judge(reads(slope * b + noise, 0.0), reads(b, 0.0), (1.8, 2.2)) for slope in (1.2, 2.0))
+    assert far.verdict == near.verdict == "cannot tell"
+    assert 4 < far.needed < near.needed < verdicts.MOST_SEEDS
+    # Where the ratio is at an end of what is accepted, or the images are too few, no number of seeds tells.
+    assert math.isinf(verdicts.judge(reads(2.2 * b, 0.5), reads(b, 0.0), (1.8, 2.2)).needed)
+    one = verdicts.judge(reads([4.0], 0.01), reads([2.0], 0.01), (1.8, 2.2))
+    assert (one.verdict, one.ratio) == ("cannot tell", 2.0)
+    assert math.isnan(one.needed)
+    unknown = verdicts.judge(reads([4.0, 4.1], 0.0), reads([0.1, -0.1], 0.0), (1.8, 2.2))
+    assert unknown.interval == (-math.inf, math.inf)
+    assert math.isnan(unknown.ratio)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_fiellers_interval_covers_the_ratio(seeds):
+    """Runs that share most of their spread, on the same test images: 1,000 intervals cover 950 - 4 sqrt(47.5) times."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1_000):
+        shared = rng.normal(0, 0.5, seeds)
+        a, b = 4 + 2 * shared + rng.normal(0, 0.2, seeds), 2 + shared + rng.normal(0, 0.2, seeds)
+        low, high = verdicts.judge(
+            reads(a + rng.normal(0, 0.1), 0.1), reads(b + rng.normal(0, 0.1), 0.1), (1.8, 2.2)
+        ).interval
+        covered += low <= 2.0 <= high
+    assert covered >= 922
 
 
 def test_intervals_cover_where_seeds_differ_more_than_images_do():
@@ -209,18 +260,20 @@ def test_the_page_has_both_bounds_of_every_density():
     made = [row(setting, "gm", 14, 0.0, results=held_out) for setting in cells_.SETTINGS]
     text = "\n".join(page.report({"mnist": results.Results(made)}, "a command"))
     assert "| 14  | additivity | marginal_y | -900.0 ± 2.0 | -850.0 ± 2.0" in text
-    assert "| GM (ELBOs)               | additivity | 14  | –       | any        | cannot tell |" in text
+    line = next(line for line in text.splitlines() if line.startswith("| GM (ELBOs)") and "| additivity" in line)
+    cells = [cell.strip() for cell in line.split("|")[3:-1]]
+    assert cells == ["14", "–", "any", "cannot tell", "one seed tells nothing"]
 
 
 def test_figures_show_only_what_there_is():
     """No panel without labels, and no figure of ratios where I(X; Y) is not known to be above 0."""
     known = {"mnist": results.Results([row("rows", "cpc", 14, 4.0), row("processing", "cpc", 14, 4.0)])}
     assert len(page.estimates_figure(known).axes) == 1
-    assert page.ratios_figure(known, "processing", 1.0, "ratio") is not None
-    assert page.ratios_figure(known, "additivity", 2.0, "ratio") is None
+    assert page.ratios_figure(known, "processing") is not None
+    assert page.ratios_figure(known, "additivity") is None
     unknown = [row("rows", "cpc", 14, 4.0, stderr=9.0), row("processing", "cpc", 14, 4.0), row("rows", "accuracy", 14, 0.9)]
     unsure = {"mnist": results.Results(unknown)}
-    assert page.ratios_figure(unsure, "processing", 1.0, "ratio") is None
+    assert page.ratios_figure(unsure, "processing") is None
     assert len(page.estimates_figure(unsure).axes) == 2
 
 
