@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.lib import machine, runner
 from benchmarks.lib.runner import Experiment, Job
+from mi_jax.training import hosts
 
 
 def parser(name: str, documentation: str | None) -> argparse.ArgumentParser:
@@ -25,7 +26,7 @@ def add_run_options(parser: argparse.ArgumentParser, written: str, default: Path
     """--out, which is required unless there is a default, --limit and --page-only."""
     parser.add_argument("--out", type=Path, required=default is None, default=default, help=f"folder for {written}")
     limit_help = "skip, and list, cells predicted to take more than this many minutes"
-    parser.add_argument("--limit", type=_minutes, default=math.inf, help=limit_help)
+    parser.add_argument("--limit", type=minutes, default=math.inf, help=limit_help)
     add_page_only(parser)
 
 
@@ -37,6 +38,28 @@ def add_page_only(parser: argparse.ArgumentParser) -> None:
 def add_seeds(parser: argparse.ArgumentParser, text: str) -> None:
     """--seeds."""
     parser.add_argument("--seeds", type=positive_int, help=text)
+
+
+def add_hosts(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that several processes share."""
+    coordinator_help = (
+        "host:port of process 0, to share the runs with other processes; auto: on a TPU pod, under Slurm or MPI"
+    )
+    parser.add_argument("--coordinator", help=coordinator_help)
+    parser.add_argument("--processes", type=positive_int, help="how many processes; auto finds out")
+    parser.add_argument("--process", type=int, help="the number of this one, from 0; auto finds out")
+    heartbeat_help = "seconds without a sign of life after which a process counts as dead, and the others end"
+    parser.add_argument("--heartbeat-timeout", type=positive_int, default=60, help=heartbeat_help)
+
+
+def join_hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[hosts.Host]:
+    """The processes that the options name, as a context."""
+    if options.coordinator is None:
+        if options.processes is not None or options.process is not None:
+            raise ValueError("--processes and --process need --coordinator, the host:port of process 0")
+        return contextlib.nullcontext(hosts.host())
+    coordinator = None if options.coordinator == "auto" else options.coordinator
+    return hosts.hosts(coordinator, options.processes, options.process, heartbeat_timeout=options.heartbeat_timeout)
 
 
 def run(
@@ -98,6 +121,6 @@ def positive_float(text: str) -> float:
     return number
 
 
-def _minutes(text: str) -> float:
+def minutes(text: str) -> float:
     """An option in minutes, as seconds."""
     return 60.0 * positive_float(text)

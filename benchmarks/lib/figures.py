@@ -77,7 +77,8 @@ def legend(figure: Figure, panels: Iterable[Axes], column: float = 3.6) -> None:
 
 def legend_below(panel: Axes, columns: int = 2) -> None:
     """The legend of one panel, below its axis, where it hides no data."""
-    panel.legend(frameon=False, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
+    if panel.get_legend_handles_labels()[1]:
+        panel.legend(frameon=False, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

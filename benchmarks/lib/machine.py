@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import mi_jax
 from mi_jax.training import layout
 
 # A CPU's flags for its vector instructions, the widest first.
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
-_PACKAGES = ("mi-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # What the bits of a row depend on, besides its configuration.
 _BITS_DEPEND_ON = ("machine", "platform", "device_kind", "threads", "xla_flags", "matmul_precision", "versions")
 
@@ -103,10 +104,20 @@ def devices() -> str:
     return f"{number} device{'s' * (number > 1)}"
 
 
+def accelerator() -> str:
+    """A short name of this machine's accelerator, such as "h200" or "tpu-v4", for the names of folders; empty on a CPU."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return ""
+    words = [word for word in device.device_kind.lower().split() if word != "nvidia"]
+    return "-".join(words[: 2 if words[0] == "tpu" else 1])
+
+
 @functools.cache
 def _versions() -> Mapping[str, str]:
     """Package -> version. Reading them takes 8 ms, and a benchmark may write thousands of rows."""
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+    # Ours is read from the package: on a borrowed machine it runs from the checkout, without being installed.
+    return {"mi-jax": mi_jax.__version__} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def environment() -> dict[str, Any]:
@@ -115,7 +126,7 @@ def environment() -> dict[str, Any]:
         **layout.environment(),
         "processor": processor(),
         # None is the backend's default: float32 on a CPU, TensorFloat-32 on an NVIDIA GPU.
-        "matmul_precision": jax.config.values["jax_default_matmul_precision"],
+        "matmul_precision": getattr(jax.config, "jax_default_matmul_precision"),  # noqa: B009  # mypy knows no options
         "devices": jax.device_count(),
         "python": platform.python_version(),
         "versions": dict(_versions()),

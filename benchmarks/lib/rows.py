@@ -72,11 +72,16 @@ def write(folder: Path, row: Row, label: str) -> Path:
     """
     target = path(folder, row.config, label)
     if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_suffix(f".{os.getpid()}.tmp")
-        scratch.write_text(json.dumps({"schema": SCHEMA, **row._asdict()}, allow_nan=False) + "\n")
-        os.replace(scratch, target)
+        write_whole(target, (json.dumps({"schema": SCHEMA, **row._asdict()}, allow_nan=False) + "\n").encode())
     return target
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and its folder if that is missing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_bytes(content)
+    os.replace(scratch, target)
 
 
 def read(file: Path, benchmark: str) -> Row:

@@ -4,16 +4,18 @@ A benchmark describes what it runs as an `Experiment`. The runner reads the rows
 cost, lists the cells over a limit instead of running them, compiles programs in threads ahead of their turn, and writes each
 row as soon as it is there. So a run that was killed goes on where it stopped, and a row on disk is never made again.
 
-A cell is a frozen dataclass with a `label`. It is repeated: with other seeds, say. A larger plan over many benchmarks (one
-seed of everything, then two, then four) asks `missing` of experiments that want one repeat, two, four.
+A cell is a frozen dataclass with a `label`. It is repeated: with other seeds, say. `benchmarks.campaign` asks experiments
+for one repeat of everything, then for two, then for four, within a budget.
 """
 
 import concurrent.futures
 import contextlib
 import math
 import os
+import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from tqdm import tqdm
 from benchmarks.lib import machine, rows
 from benchmarks.lib.rows import Row
 
+UNKNOWN_COMPILE = 5.0  # seconds, about what a training program takes on one core, where no row says more
 Progress = Callable[[int, int], None]  # called with the steps done and the steps of the whole group
 
 
@@ -42,6 +45,25 @@ class Group(NamedTuple):
     repeats: Sequence[int]
 
 
+class Planned(NamedTuple):
+    """A group that is missing, and what it is predicted to take, in seconds.
+
+    Attributes:
+      group: the group.
+      run: the time to run it; NaN if nothing like it was run yet.
+      compile: the time that its program takes to compile, on one core; 0 for a program that an earlier group has.
+    """
+
+    group: Group
+    run: float
+    compile: float
+
+    @property
+    def seconds(self) -> float:
+        """The time that it adds: programs compile on all cores side by side, but take the cores from what runs."""
+        return (0.0 if math.isnan(self.run) else self.run) + self.compile / (os.cpu_count() or 1)
+
+
 class Job(NamedTuple):
     """The missing repeats of a cell, and the seconds that they are predicted to take; NaN if nothing like it was run yet."""
 
@@ -50,7 +72,8 @@ class Job(NamedTuple):
     seconds: float
 
 
-def _compile_nothing(cell: Any, number: int) -> None:
+def compile_nothing(cell: Any, number: int) -> None:
+    """The `compile` of an experiment whose cells compile for themselves."""
     del cell, number
 
 
@@ -92,12 +115,16 @@ class Experiment(NamedTuple):
     covers: Callable[[Mapping[str, Any]], tuple[Any, Sequence[int]]]
     predict: Callable[[Sequence[Row]], Callable[[Any], float]]
     run: Callable[[Group, Any, Progress], Iterable[Row]]
-    compile: Callable[[Any, int], Any] = _compile_nothing
+    compile: Callable[[Any, int], Any] = compile_nothing
     program: Callable[[Any, int], Any] = lambda cell, number: (cell, number)
     together: int = 1
     unit: str = "seed"
     check: Callable[[Sequence[Row]], None] | None = None
     describe: Callable[[Sequence[Row]], str] = _describe
+
+    def amount(self, number: int) -> str:
+        """So many repeats of a cell, in words."""
+        return f"{number} {self.unit}{'s' * (number > 1)} a cell" if self.unit else "each cell once"
 
     def title(self, cell: Any, repeats: Sequence[int]) -> str:
         """The name of some repeats of a cell, for people and for files."""
@@ -148,6 +175,56 @@ def missing(experiment: Experiment, on_disk: Sequence[Row]) -> list[Job]:
     return [Job(cell, repeats, predict(cell) * len(repeats)) for cell, repeats in lacking.items() if repeats]
 
 
+def plan(
+    experiment: Experiment, on_disk: Sequence[Row], jobs: Sequence[Job], compiled: Collection[Any] = ()
+) -> list[Planned]:
+    """The groups of jobs, in their order, each with what it is predicted to take.
+
+    Args:
+      experiment: what they are of.
+      on_disk: its rows.
+      jobs: what is missing.
+      compiled: the programs that are there already, as `Experiment.program` names them.
+    """
+    compiling, size = _predict_compiling(experiment, on_disk), experiment.together
+    planned, known = [], set(compiled)
+    for job in jobs:
+        each = job.seconds / len(job.repeats)
+        for first in range(0, len(job.repeats), size):
+            group = Group(job.cell, job.repeats[first : first + size])
+            program = _program(experiment, group)
+            planned.append(Planned(group, each * len(group.repeats), 0.0 if program in known else compiling(job.cell)))
+            known.add(program)
+    return planned
+
+
+def _program(experiment: Experiment, group: Group) -> Any:
+    return experiment.program(group.cell, len(group.repeats))
+
+
+def _predict_compiling(experiment: Experiment, on_disk: Sequence[Row]) -> Callable[[Any], float]:
+    """Seconds to compile a cell's program: of the last row with the same program, else of the median row, else a guess."""
+    if experiment.compile is compile_nothing:
+        return lambda _: 0.0
+    known = {}
+    for row in on_disk:
+        cell, repeats = experiment.covers(row.config)
+        if repeats and row.seconds.get("compile"):
+            known[experiment.program(cell, 1)] = row.seconds["compile"]
+    usual = statistics.median(known.values()) if known else UNKNOWN_COMPILE
+    return lambda cell: known.get(experiment.program(cell, 1), usual)
+
+
+def choose(planned: Iterable[Planned], seconds: float) -> list[Planned]:
+    """The groups that fit into so many seconds, in their order: one that does not fit leaves its time to those after it."""
+    chosen = []
+    for each in planned:
+        if each.seconds <= seconds:
+            chosen.append(each)
+            seconds -= each.seconds
+    return chosen
+
+
 def run_missing(experiment: Experiment, folder: Path, limit: float = math.inf) -> list[Job]:
     """Run what is missing in a folder of rows, and write each row as it comes.
 
@@ -159,6 +236,19 @@ def run_missing(experiment: Experiment, folder: Path, limit: float = math.inf) -
     Returns:
       The jobs over the limit.
     """
+    on_disk = read_checked(experiment, folder)
+    jobs = missing(experiment, on_disk)
+    skipped = [job for job in jobs if job.seconds > limit]
+    todo = [job for job in jobs if job not in skipped]
+    print(f"{sum(len(job.repeats) for job in todo)} runs to do, {len(on_disk)} rows on disk; {_predicted(todo)}", flush=True)
+    for job in skipped:
+        print(f"skipped, over the limit: {job.cell.label}, predicted {machine.duration(job.seconds)}")
+    run_groups(experiment, plan(experiment, on_disk, todo), folder)
+    return skipped
+
+
+def read_checked(experiment: Experiment, folder: Path) -> list[Row]:
+    """The rows on disk, checked to go with the experiment; warns of those from another machine."""
     on_disk = rows.read_all(folder, experiment.name)
     if experiment.check is not None:
         experiment.check(on_disk)
@@ -166,14 +256,7 @@ def run_missing(experiment: Experiment, folder: Path, limit: float = math.inf) -
     foreign = sum(not machine.same_bits(row.environment, here) for row in on_disk)
     if foreign:
         print(f"warning: {foreign} of {len(on_disk)} rows on disk come from another machine or version", file=sys.stderr)
-    jobs = missing(experiment, on_disk)
-    skipped = [job for job in jobs if job.seconds > limit]
-    todo = [job for job in jobs if job not in skipped]
-    print(f"{sum(len(job.repeats) for job in todo)} runs to do, {len(on_disk)} rows on disk; {_predicted(todo)}", flush=True)
-    for job in skipped:
-        print(f"skipped, over the limit: {job.cell.label}, predicted {machine.duration(job.seconds)}")
-    _run(experiment, todo, folder)
-    return skipped
+    return on_disk
 
 
 def _predicted(jobs: Sequence[Job]) -> str:
@@ -184,38 +267,67 @@ def _predicted(jobs: Sequence[Job]) -> str:
     return text + (f", without {unknown} cells, as nothing like them was run yet" if unknown else "")
 
 
-def _run(experiment: Experiment, jobs: Sequence[Job], folder: Path) -> None:
-    """Run jobs group by group, in their order."""
-    size = experiment.together
-    groups = [
-        Group(job.cell, job.repeats[first : first + size]) for job in jobs for first in range(0, len(job.repeats), size)
-    ]
-    with _compiling_ahead(experiment, groups) as program_of:
-        for group in groups:
-            title, program = experiment.title(*group), program_of(group)
+Programs = dict[Any, concurrent.futures.Future[Any]]  # as `Experiment.program` names a program -> the program
+
+
+def run_groups(
+    experiment: Experiment,
+    planned: Sequence[Planned],
+    folder: Path,
+    deadline: float = math.inf,
+    programs: Programs | None = None,
+    on_row: Callable[[Path], object] | None = None,
+) -> list[Planned]:
+    """Run groups in their order, and write each row as it comes.
+
+    Args:
+      experiment: what they are of.
+      planned: the groups.
+      folder: the folder of rows.
+      deadline: of `time.monotonic`; no group is begun that is predicted to end after it.
+      programs: those of earlier calls; the new ones are added.
+      on_row: is called with the path of each row that was written.
+
+    Returns:
+      The groups that were run.
+    """
+    done = []
+    with _compiling_ahead(experiment, [each.group for each in planned], {} if programs is None else programs) as program_of:
+        for each in planned:
+            now = time.monotonic()
+            if now >= deadline or now + each.seconds > deadline:
+                continue
+            group, title = each.group, experiment.title(*each.group)
+            program = program_of(group)
             with tqdm(desc=title, leave=False, disable=None) as bar:
                 made = list(experiment.run(group, program, _advance(bar)))
             for row in made:
-                rows.write(folder, row, experiment.title(*experiment.covers(row.config)))
+                path = rows.write(folder, row, experiment.title(*experiment.covers(row.config)))
+                if on_row is not None:
+                    on_row(path)
+            done.append(each)
             print(f"{title}: {experiment.describe(made)}", flush=True)
+    return done
 
 
 @contextlib.contextmanager
-def _compiling_ahead(experiment: Experiment, groups: Sequence[Group]) -> Iterator[Callable[[Group], Any]]:
+def _compiling_ahead(
+    experiment: Experiment, groups: Sequence[Group], programs: Programs
+) -> Iterator[Callable[[Group], Any]]:
     """Compile the groups' programs in threads, in the order of the groups; yields what waits for a group's program.
 
     XLA compiles on one core and lets go of Python meanwhile, so that programs compile side by side, and while others run.
     """
-    key = lambda group: experiment.program(group.cell, len(group.repeats))  # noqa: E731
-    futures: dict[Any, concurrent.futures.Future[Any]] = {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for group in groups:
-                if key(group) not in futures:
-                    futures[key(group)] = pool.submit(experiment.compile, group.cell, len(group.repeats))
-            yield lambda group: futures[key(group)].result()
+                if _program(experiment, group) not in programs:
+                    programs[_program(experiment, group)] = pool.submit(experiment.compile, group.cell, len(group.repeats))
+            yield lambda group: programs[_program(experiment, group)].result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            for name in [name for name, future in programs.items() if future.cancelled()]:
+                del programs[name]
 
 
 def _advance(bar: tqdm) -> Progress:

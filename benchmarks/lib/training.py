@@ -23,7 +23,7 @@ def key_text(seed: int) -> str:
 
 def together(wanted: int) -> int:
     """How many seeds are run together: on CPUs one a device, so that rows come early; accelerators take all in one batch."""
-    return jax.device_count() if jax.devices()[0].platform == "cpu" else max(1, wanted)
+    return jax.local_device_count() if jax.devices()[0].platform == "cpu" else max(1, wanted)
 
 
 def compile_seeds(

@@ -13,7 +13,6 @@ Several processes can share the runs; all write into one DIR:
 """
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from benchmarks.lib import cli, machine
 from benchmarks.study import page
 from benchmarks.study.experiment import PRESETS, Protocol
 from mi_jax import training
-from mi_jax.training import Report, hosts
+from mi_jax.training import Report
 
 
 class Progress:
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     protocol, folder = _protocol(options), options.out / "study"
     with cli.clear_errors(parser):
         options.out.mkdir(parents=True, exist_ok=True)
-        with _hosts(options) as host:
+        with cli.join_hosts(options) as host:
             study = protocol.study(folder, options.checkpoint_every, Progress(), chunk=options.chunk)
             compiled, ran = machine.duration(study.compile_seconds), machine.duration(study.run_seconds)
             print(f"process {host.process} of {host.processes}: compiled in {compiled}, ran in {ran}", flush=True)
@@ -75,30 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rates", type=cli.positive_float, nargs="+")
     every_help = "seconds between checkpoints, at least"
     parser.add_argument("--checkpoint-every", type=float, default=training.Checkpoint("").every, help=every_help)
-    _add_hosts(parser)
+    cli.add_hosts(parser)
     return parser
-
-
-def _add_hosts(parser: argparse.ArgumentParser) -> None:
-    """The options of a command that several processes share."""
-    coordinator_help = (
-        "host:port of process 0, to share the runs with other processes; auto: on a TPU pod, under Slurm or MPI"
-    )
-    parser.add_argument("--coordinator", help=coordinator_help)
-    parser.add_argument("--processes", type=cli.positive_int, help="how many processes; auto finds out")
-    parser.add_argument("--process", type=int, help="the number of this one, from 0; auto finds out")
-    heartbeat_help = "seconds without a sign of life after which a process counts as dead, and the others end"
-    parser.add_argument("--heartbeat-timeout", type=cli.positive_int, default=60, help=heartbeat_help)
-
-
-def _hosts(options: argparse.Namespace) -> contextlib.AbstractContextManager[hosts.Host]:
-    """The processes that the options name, as a context."""
-    if options.coordinator is None:
-        if options.processes is not None or options.process is not None:
-            raise ValueError("--processes and --process need --coordinator, the host:port of process 0")
-        return contextlib.nullcontext(hosts.host())
-    coordinator = None if options.coordinator == "auto" else options.coordinator
-    return hosts.hosts(coordinator, options.processes, options.process, heartbeat_timeout=options.heartbeat_timeout)
 
 
 def _changed(options: argparse.Namespace) -> str:

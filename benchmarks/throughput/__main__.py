@@ -13,11 +13,9 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from benchmarks.lib import cli, machine, runner
 from benchmarks.throughput import experiment, page, processes
-from benchmarks.throughput.experiment import DEVICES, NS, OURS, SEEDS, Cell
+from benchmarks.throughput.experiment import DEVICES, NS, OURS, SEEDS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,23 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def make_experiment() -> runner.Experiment:
         parts = processes.parts(options.rounds, memory=not options.no_memory)
-        return experiment.experiment([*_grid(options), *parts], options.rounds, options.steps)
+        cells = experiment.grid(options.critics, options.n, options.seeds, options.devices)
+        return experiment.experiment([*cells, *parts], options.rounds, options.steps)
 
     list_skipped = functools.partial(_list_skipped, options.out / "skipped.txt")
     cli.run(parser, options, make_experiment, page.draw, list_skipped)
-
-
-def _grid(options: argparse.Namespace) -> list[Cell]:
-    """The cells that are asked for; one seed can only be on one device."""
-    several = options.devices if jax.local_device_count() > 1 else ["all"]
-    return [
-        Cell(critic, n, number, devices)
-        for critic in options.critics
-        for n in options.n
-        for number in options.seeds
-        for devices in several
-        if number > 1 or devices == several[0]
-    ]
 
 
 def _list_skipped(path: Path, skipped: Sequence[runner.Job]) -> None:

@@ -199,6 +199,24 @@ def experiment(cells: Sequence[Cell | processes.Part], rounds: int, length: int 
     )
 
 
+def grid(
+    critics: Sequence[str] = tuple(OURS),
+    ns: Sequence[int] = NS,
+    seeds: Sequence[int] = SEEDS,
+    devices: Sequence[str] = DEVICES,
+) -> list[Cell]:
+    """The cells of these critics, batch sizes, numbers of seeds and devices; one seed can only be on one device."""
+    several = devices if jax.local_device_count() > 1 else ["all"]
+    return [
+        Cell(critic, n, number, where)
+        for critic in critics
+        for n in ns
+        for number in seeds
+        for where in several
+        if number > 1 or where == several[0]
+    ]
+
+
 def _covers(config: Mapping[str, Any]) -> tuple[Any, Sequence[int]]:
     """The cell of a row. A row of another number or kind of devices does not count for this machine."""
     if "critic" not in config:

@@ -2,56 +2,14 @@
 
 import math
 import threading
-from dataclasses import dataclass
+import time
 
 import pytest
 
-from benchmarks.lib import machine, rows, runner
-
-
-@dataclass(frozen=True)
-class Cell:
-    name: str
-    cost: float = 1.0
-
-    @property
-    def label(self):
-        return f"cell {self.name}"
-
+from benchmarks.lib import rows, runner
+from tests.counting import Cell, Counting
 
 A, B = Cell("a"), Cell("b", cost=50.0)
-
-
-class Counting:
-    """Rows whose result is their seed; keeps what was compiled and run."""
-
-    def __init__(self):
-        self.compiled, self.ran, self.threads = [], [], set()
-
-    def compile(self, cell, number):
-        self.compiled.append((cell.name, number))
-        self.threads.add(threading.current_thread())
-        return f"program of {number}"
-
-    def run(self, group, program, progress):
-        assert program == f"program of {len(group.repeats)}"
-        self.ran.append((group.cell.name, list(group.repeats)))
-        for done, seed in enumerate(group.repeats, 1):
-            progress(done, len(group.repeats))
-            config = {"name": group.cell.name, "cost": group.cell.cost, "seed": seed}
-            seconds = {"compile": 1.0, "run": group.cell.cost}
-            yield rows.Row("counting", config, machine.environment(), 0, seconds, {"seed": seed})
-
-    def experiment(self, wanted, **changes):
-        experiment = runner.Experiment(
-            name="counting",
-            wanted=wanted,
-            covers=lambda config: (Cell(config["name"], config["cost"]), [config["seed"]]),
-            predict=lambda on_disk: lambda cell: cell.cost,
-            run=self.run,
-            compile=self.compile,
-        )
-        return experiment._replace(**changes)
 
 
 def test_only_what_is_missing_is_run(tmp_path, capsys):
@@ -133,3 +91,65 @@ def test_a_check_comes_before_any_run(tmp_path):
         runner.run_missing(counting.experiment({A: 1}, check=refuse), tmp_path)
     assert not counting.ran
     assert not counting.compiled
+
+
+def planned(experiment, folder, compiled=()):
+    on_disk = runner.read_checked(experiment, folder)
+    return runner.plan(experiment, on_disk, runner.missing(experiment, on_disk), compiled)
+
+
+def test_a_plan_counts_a_program_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: 2)
+    experiment = Counting().experiment({A: 3, B: 1}, together=2)
+    runner.run_missing(experiment._replace(wanted={A: 1}), tmp_path)
+    first, second = planned(experiment, tmp_path)
+    assert (first.group.repeats, first.run, first.compile) == ([1, 2], 2.0, 1.0)
+    assert (second.group.cell, second.run, second.compile) == (B, 50.0, 1.0)  # as the median row
+    assert second.seconds == 50.5  # programs compile side by side
+    assert [each.compile for each in planned(experiment, tmp_path, {(A, 2), (B, 1)})] == [0.0, 0.0]
+    assert [each.compile for each in planned(experiment._replace(together=1), tmp_path)] == [1.0, 0.0, 1.0]
+
+
+def test_a_group_that_does_not_fit_leaves_its_time_to_others():
+    short, long, unknown = (runner.Planned(runner.Group(A, [0]), run, 0.0) for run in (10.0, 50.0, math.nan))
+    assert runner.choose([short, long, short, short, unknown], 30.0) == [short, short, short, unknown]
+
+
+def test_no_group_is_begun_that_would_end_after_the_deadline(tmp_path):
+    counting = Counting()
+    experiment = counting.experiment({A: 1, B: 1})
+    (a, b) = groups = planned(experiment, tmp_path)
+    assert runner.run_groups(experiment, groups, tmp_path, time.monotonic() + 30.0) == [a]
+    assert runner.run_groups(experiment, [b._replace(run=math.nan)], tmp_path, time.monotonic()) == []
+    assert counting.ran == [("a", [0])]
+
+
+def test_programs_are_kept_for_later_calls(tmp_path):
+    counting, programs, written = Counting(), {}, []
+    for number in (1, 2):
+        experiment = counting.experiment({A: number})
+        groups = planned(experiment, tmp_path, programs)
+        runner.run_groups(experiment, groups, tmp_path, programs=programs, on_row=written.append)
+    assert counting.compiled == [("a", 1)]
+    assert [path.name.startswith("cell-a-seed") for path in written] == [True, True]
+
+
+def test_a_program_that_was_not_begun_is_not_kept(tmp_path, monkeypatch):
+    """After an error the pending compilations are cancelled; a later call compiles them."""
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: 1)
+    wait, programs = threading.Event(), {}
+
+    def compile_slowly(cell, number):
+        if cell == B:
+            wait.wait(10)
+        return f"program of {number}"
+
+    def fail(group, program, progress):
+        raise ValueError("lost")
+
+    cells = {A: 1, B: 1, Cell("c"): 1}
+    experiment = Counting().experiment(cells, compile=compile_slowly, run=fail)
+    with pytest.raises(ValueError, match="lost"):
+        runner.run_groups(experiment, planned(experiment, tmp_path), tmp_path, programs=programs)
+    wait.set()
+    assert (Cell("c"), 1) not in programs

@@ -1,0 +1,1 @@
+"""One command for all rows, pages and figures of the paper."""
