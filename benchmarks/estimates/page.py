@@ -42,11 +42,12 @@ def report(found: Sequence[Row]) -> list[str]:
     default = [row for row in of_kind["estimate"] if not row.config["options"]]
     usual = [row for row in default if row.config["case"] in CASES]
     ksg = {(row.config["case"], row.config["seed"]): row for row in of_kind["ksg"]}
+    where = machine.description(*(row.environment for row in usual or found))
     return [
         f"# `mi_jax.estimate` with its defaults, on {NUM_ROWS:,} samples of known mutual information",
-        f"`python -m benchmarks.estimates --out DIR`; {machine.description(*(row.environment for row in usual))}. Each "
-        "estimate is made in a fresh process; its seconds are from the start of the process to its end, imports and "
-        "compilation included. KSG: infomeasure, k = 3, standardised columns, no interval.",
+        f"`python -m benchmarks.estimates --out DIR`; {where}. Each estimate is made in a fresh process; its seconds are "
+        "from the start of the process to its end, imports and compilation included. KSG: infomeasure, k = 3, standardised "
+        "columns, no interval.",
         _main_table(usual, ksg),
         *_coverage(usual),
         "## Where the defaults end",
