@@ -110,7 +110,7 @@ def ratios_figure(results: Mapping[str, Results], kind: str) -> Figure | None:
                 offset = 0.15 * (list(READ_OUTS).index(name) - 2.5)  # so that intervals do not hide one another
                 panel.errorbar(np.array(list(ratios)) + offset, centre, ends, **_style(name))
         panel.axhline(ideal, color="black", lw=0.7, ls=":")
-        panel.set(title=DATASETS[data], xlabel="t", ylabel=PROPERTIES[kind].says, ylim=(ideal - 1.2, ideal + 1.2))
+        panel.set(title=DATASETS[data], xlabel="t", ylabel=PROPERTIES[kind].says, ylim=(-0.2, ideal + 1.2))
     figures.legend(figure, panels, column=2.2)
     return figure
 
