@@ -126,6 +126,7 @@ def bias_variance_mse(results: Results, settings: Sequence[Setting]) -> Figure:
     for setting, line in zip(settings, panels, strict=True):
         lost = _statistics(line, results.curves[setting], protocol)
         line[0].set_title(setting.label, loc="left")
+        _printed(line, setting, protocol)
         line[1].plot(protocol.levels, protocol.floor(), color="black", ls=":", lw=1, label=_FLOOR)
         if lost:
             line[1].set_title(f"not finite in any seed: {', '.join(lost)}", loc="left", color="gray")
@@ -165,6 +166,19 @@ def _statistics(panels: Sequence[Axes], curves: Curves, protocol: Protocol) -> l
             look = figures.look(name) | {"label": READ_OUTS.get(name, name)}
             panel.errorbar(protocol.levels, center, ends, capsize=1.5, **look)
     return lost
+
+
+def _printed(panels: Sequence[Axes], setting: Setting, protocol: Protocol) -> None:
+    """Draw what the paper prints beside ours, a little to the right; it has the joint critic only."""
+    if setting.critic != "joint" or protocol.levels != paper.LEVELS:
+        return
+    for name, printed in paper.TABLE_2.get(setting.task, {}).items():
+        for panel, statistic in zip(panels, statistics.Stages._fields, strict=True):
+            values = np.array(printed[statistic])
+            values[values == 0] = np.nan  # 0.00 has no place on a logarithmic axis
+            look = {"marker": "o", "markersize": 6, "fillstyle": "none", "linestyle": "none", "markeredgewidth": 0.8}
+            panel.plot(np.array(protocol.levels) + 0.25, values, color=figures.look(name)["color"], **look)
+    panels[0].plot([], [], color="black", label="printed in the paper (hollow)", **look)
 
 
 def table_2(results: Results) -> list[str]:
