@@ -12,7 +12,10 @@ and into the archive as it ends; the same command goes on from both. On another 
 puts the rows of the archive among the committed ones, and draws. --tiny tries everything on a CPU.
 """
 
+import itertools
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Estimates run in processes of their own, which need memory on the card beside this one.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     machine.use_all_cores()
+    failed: list[str] = []
     with cli.clear_errors(parser):
         if options.unpack is not None and not options.unpack.exists():
             raise ValueError(f"--unpack: there is no file {options.unpack}")
@@ -47,30 +51,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         archive = None if path is None else Archive(path, options.out)
         if archive is not None:
             print(f"{len(archive.unpack())} rows unpacked from {path}", flush=True)
-        device = machine.accelerator()
-        if archive is not None and options.unpack is not None:
-            device = archive.device(device)
+        device = archive.device(machine.accelerator()) if archive and options.unpack else machine.accelerator()
         made = (items.tiny if options.tiny else items.full)(options.data, device)
         if options.unpack is None:
-            print(report(run(made, options.out, options.budget, archive)), flush=True)
-        for path in draw([item.part for item in made], options.out):
-            print(path)
+            stages, failed = run(made, options.out, options.budget, archive)
+            print(report(stages), flush=True)
+        for drawn in draw([item.part for item in made], options.out):
+            print(drawn)
+        if options.data is None:
+            print("without --data, the folder of MNIST, there are no images")
+    if failed:
+        parser.exit(1, "".join(f"failed: {line}\n" for line in failed))
 
 
-def run(made: Sequence[Item], out: Path, budget: float, archive: Archive | None) -> list[Stage]:
-    """Run each item within its share of the budget, in seconds; then all of them again within what is left."""
+def run(made: Sequence[Item], out: Path, budget: float, archive: Archive | None) -> tuple[list[Stage], list[str]]:
+    """Run each item within its share of the budget, in seconds; then all of them again within what is left.
+
+    Returns:
+      What was run; and, for each item that failed, its name and the error. The others are run all the same.
+    """
     start, programs = time.monotonic(), {item.precision: runner.Programs() for item in made}
-    stages = []
-    for shares in (True, False):
-        for item in made:
-            deadline = start + budget
-            if shares:
-                deadline = min(deadline, time.monotonic() + item.share * budget)
-            part = item.part._replace(experiment=item.experiment)
-            add = None if archive is None else archive.add
+    if archive is not None:
+        archive.add_missing([item.part.folder for item in made])
+    ends = itertools.accumulate(item.share / sum(each.share for each in made) for item in made)
+    deadlines = [*(start + budget * end for end in ends), *[start + budget] * len(made)]
+    stages, failed = [], {}
+    for item, deadline in zip([*made, *made], deadlines, strict=True):
+        part = item.part._replace(experiment=item.experiment)
+        if part.name in failed:
+            continue
+        add = None if archive is None else archive.add
+        try:
             with jax.default_matmul_precision(item.precision):  # of this thread; `Item.experiment` sets that of others
                 stages.append(run_stage(part, part.most, out, Host(0, 1), deadline, programs[item.precision], add))
-    return stages
+        except (ValueError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            failed[part.name] = f"{part.name}: {type(error).__name__}: {error}"
+            print(failed[part.name], file=sys.stderr, flush=True)
+    return stages, list(failed.values())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import json
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.lib import rows
+from benchmarks.lib import machine, rows
 
 
 class Archive:
@@ -20,15 +22,31 @@ class Archive:
         self.path, self.folder = path, folder
         self.members: dict[str, bytes] = {}
         if path.exists():
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    file = tar.extractfile(member)
-                    assert file is not None, "an archive holds files only"
-                    self.members[member.name] = file.read()
+            try:
+                with tarfile.open(path) as tar:
+                    for member in tar:
+                        file = tar.extractfile(member)
+                        assert file is not None, "an archive holds files only"
+                        self.members[member.name] = file.read()
+            except tarfile.TarError as error:
+                raise ValueError(f"{path} is not a whole archive of rows ({error})") from error
+
+    def add_missing(self, folders: Iterable[str]) -> None:
+        """Add the rows in these folders that this code made on this device, as of a run that was killed in between."""
+        here = machine.environment()
+        for folder in folders:
+            for file in sorted((self.folder / folder / "rows").glob("*.json")):
+                made = json.loads(file.read_text()).get("environment", {})
+                ours = all(made.get(name) == here[name] for name in ("commit", "device_kind", "machine"))
+                if ours and self._name(file) not in self.members:
+                    self.add(file)
+
+    def _name(self, row: Path) -> str:
+        return f"{row.relative_to(self.folder)}.gz"
 
     def add(self, row: Path) -> None:
         """Add a row's file."""
-        self.members[f"{row.relative_to(self.folder)}.gz"] = gzip.compress(row.read_bytes(), mtime=0)
+        self.members[self._name(row)] = gzip.compress(row.read_bytes(), mtime=0)
         whole = io.BytesIO()
         with tarfile.open(fileobj=whole, mode="w") as tar:
             for name, content in self.members.items():

@@ -31,7 +31,7 @@ class Item(NamedTuple):
 
     Attributes:
       part: what is run, and where its rows go.
-      share: its share of the time; what it leaves goes to those after it.
+      share: its share of the time, beside those of the other items; what it leaves goes to those after it.
       precision: of matrix products; "highest" keeps float32. Rows record it.
     """
 
@@ -67,14 +67,10 @@ def full(data: Path | None, device: str) -> list[Item]:
     replicates = {variance.Cell("off_diagonal", 16_384): 400}
     images = _by_worth(ImageCell(critic="joint"), (14, 28, 7, 0))
     return [
-        Item(_checks(checks.cells(), device), 0.08),
+        Item(_checks(checks.cells(), device), 0.2),
         *_gaussian(compared, 10, 0.06, device),
         *_speed(speed, torch_loop.cells(), 5, 0.16, device),
-        *(
-            [Item(images_part(data, "mnist", images, 5, on("images/mnist-paper", device)), 0.36, "default")]
-            if data is not None
-            else []
-        ),
+        *([Item(_images(data, images, 5, on("images/mnist-paper", device)), 0.36, "default")] if data is not None else []),
         Item(_variance(replicates, device), 0.04),
         Item(_estimates(tables, device), 0.12),
         Item(_gaussian_part("gaussian", table_2, 10, device), 0.18),
@@ -91,11 +87,7 @@ def tiny(data: Path | None, device: str) -> list[Item]:
         Item(_checks(checks.cells(["smile"]), device), 0.2),
         *_gaussian(cells, 2, 0.1, device),
         *_speed(throughput.grid(["separable 2x256"], (16,), (1,)), torch_loop.cells()[:1], 2, 0.2, device),
-        *(
-            [Item(images_part(data, "mnist", images, 2, on("images/mnist-tiny", device)), 0.3, "default")]
-            if data is not None
-            else []
-        ),
+        *([Item(_images(data, images, 2, on("images/mnist-tiny", device)), 0.3, "default")] if data is not None else []),
         Item(_variance({variance.Cell("off_diagonal", 64): 10}, device), 0.1),
         Item(_estimates([Run("estimate", "gaussian, d = 1, MI 0.5", options)], device), 0.1),
     ]
@@ -141,6 +133,10 @@ def _speed(
         theirs = Part("torch", on("accelerator", device) + "/torch", 1, lambda _: torch_loop.experiment(loops), lambda _: [])
         items.append(Item(theirs, share / 2))
     return items
+
+
+def _images(data: Path, cells: Sequence[ImageCell], seeds: int, folder: str) -> Part:
+    return images_part(data, "mnist", cells, seeds, folder, "python -m benchmarks.accelerator --data DIR")
 
 
 def _variance(replicates: dict[variance.Cell, int], device: str) -> Part:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ class Part(NamedTuple):
       experiment: repeats -> the experiment that wants so many.
       draw: folder -> the paths of the pages and figures that it writes there.
       limit: seconds; a cell that takes longer on this machine is left out.
+      list_skipped: writes down, in the part's folder, the cells that were left out so, for its page to name.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Part(NamedTuple):
     experiment: Callable[[int], runner.Experiment]
     draw: Callable[[Path], Iterable[Path]]
     limit: float = math.inf
+    list_skipped: Callable[[Path, Sequence[runner.Job]], None] | None = None
 
 
 def levels(parts: Sequence[Part], at_once: int) -> list[list[tuple[Part, int]]]:
@@ -70,9 +73,10 @@ def paper(names: Sequence[str], data: Path | None) -> list[Part]:
     if data is not None:
         # On CPUs narrow networks come first, then the paper's with the separable critic; the joint one takes days.
         for preset in ["paper"] if device else ["narrow", "cpu"]:
-            for name in ("mnist", "cifar10"):
+            for name in filter(functools.partial(_is_there, data), READERS):
                 cells, seeds = images_presets.preset(preset, name)
-                parts.append(images_part(data, name, cells, seeds, on(f"images/{name}-{preset}", device)))
+                command = "python -m benchmarks.campaign --only images"
+                parts.append(images_part(data, name, cells, seeds, on(f"images/{name}-{preset}", device), command))
     parts += [
         Part(
             "variance",
@@ -88,6 +92,7 @@ def paper(names: Sequence[str], data: Path | None) -> list[Part]:
             lambda _: throughput.experiment(throughput.grid(), 5),
             throughput_page.draw,
             CELL_LIMIT,
+            throughput_page.list_skipped,
         ),
     ]
     return [part for part in parts if part.name in names]
@@ -123,7 +128,28 @@ def _variance(replicates: Mapping[variance.Cell, int], most: int, repeats: int) 
     return variance.experiment({cell: math.ceil(number * repeats / most) for cell, number in replicates.items()})
 
 
-def images_part(data: Path, name: str, cells: Sequence[images.Cell], most: int, folder: str) -> Part:
+READERS: Mapping[str, Callable[[Path], datasets.Dataset]] = {
+    "mnist": datasets.mnist,
+    "cifar10": functools.partial(datasets.cifar10, subset=True),
+}
+
+
+@functools.cache
+def _read(data: Path, name: str) -> datasets.Dataset:
+    return READERS[name](data / "mnist" if name == "mnist" and (data / "mnist").is_dir() else data)
+
+
+def _is_there(data: Path, name: str) -> bool:
+    """Whether the files of a dataset are there; says so if they are not, before anything is run."""
+    try:
+        _read(data, name)
+    except FileNotFoundError as error:
+        print(f"without {name}: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def images_part(data: Path, name: str, cells: Sequence[images.Cell], most: int, folder: str, command: str) -> Part:
     """A part on images.
 
     Args:
@@ -132,19 +158,12 @@ def images_part(data: Path, name: str, cells: Sequence[images.Cell], most: int, 
       cells: what is run.
       most: seeds of each cell.
       folder: the part's folder.
+      command: what the page names as the command that made it.
     """
-    read = datasets.mnist if name == "mnist" else functools.partial(datasets.cifar10, subset=True)
-    place = data / "mnist" if name == "mnist" and (data / "mnist").is_dir() else data
-
-    @functools.cache
-    def dataset() -> datasets.Dataset:
-        return read(place)
-
-    command = "python -m benchmarks.campaign --only images"
     return Part(
         "images",
         folder,
         most,
-        lambda number: images.experiment(cells, number, dataset()),
-        lambda out: images_page.draw({name: dataset()}, command, out),
+        lambda number: images.experiment(cells, number, _read(data, name)),
+        lambda out: images_page.draw({name: _read(data, name)}, command, out),
     )

@@ -1,6 +1,7 @@
 """What the benchmark of `estimate` runs: estimates and KSG, each in a process of its own, and the permutation test."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,7 +51,9 @@ class Run:
         """The row, made in a process of its own. An estimate's total seconds hold import and compilation, not sampling."""
         command = [sys.executable, "-m", "benchmarks.estimates", "--one", json.dumps(self.config(seed))]
         started = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        precision = machine.matmul_precision()  # a context of this process does not reach another one
+        environment = os.environ | ({"JAX_DEFAULT_MATMUL_PRECISION": precision} if precision else {})
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         total = time.perf_counter() - started
         if done.returncode:
             (*_, last) = done.stderr.strip().splitlines() or ["killed"]

@@ -12,7 +12,7 @@ from benchmarks.gaussian.statistics import READ_OUTS, Curves, Protocol, Setting
 from benchmarks.lib import page
 
 ROUNDING = 0.01  # the paper prints two decimals
-# Variances of what exponentiates scores have heavy tails: those of NWJ differ by a factor of ten from seed to seed.
+# Variances of what exponentiates scores have heavy tails: those of NWJ differ by a factor of ten and more between seeds.
 ON_LOGS = {("variance", "nwj"), ("variance", "smile_inf")}
 FAR, VERY_FAR = 0.05, 0.001
 WINDOWS = (statistics.DROPPED, 1 / 2, 3 / 4)  # parts of each stage that do not count; the paper does not say its own

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -168,6 +169,11 @@ def _statistics(panels: Sequence[Axes], curves: Curves, protocol: Protocol) -> l
     return lost
 
 
+_HOLLOW: Mapping[str, Any] = {
+    "marker": "o", "markersize": 6, "fillstyle": "none", "linestyle": "none", "markeredgewidth": 0.8
+}  # fmt: skip
+
+
 def _printed(panels: Sequence[Axes], setting: Setting, protocol: Protocol) -> None:
     """Draw what the paper prints beside ours, a little to the right; it has the joint critic only."""
     if setting.critic != "joint" or protocol.levels != paper.LEVELS:
@@ -176,9 +182,8 @@ def _printed(panels: Sequence[Axes], setting: Setting, protocol: Protocol) -> No
         for panel, statistic in zip(panels, statistics.Stages._fields, strict=True):
             values = np.array(printed[statistic])
             values[values == 0] = np.nan  # 0.00 has no place on a logarithmic axis
-            look = {"marker": "o", "markersize": 6, "fillstyle": "none", "linestyle": "none", "markeredgewidth": 0.8}
-            panel.plot(np.array(protocol.levels) + 0.25, values, color=figures.look(name)["color"], **look)
-    panels[0].plot([], [], color="black", label="printed in the paper (hollow)", **look)
+            panel.plot(np.array(protocol.levels) + 0.25, values, color=figures.look(name)["color"], **_HOLLOW)
+    panels[0].plot([], [], color="black", label="printed in the paper (hollow)", **_HOLLOW)
 
 
 def table_2(results: Results) -> list[str]:

@@ -24,10 +24,11 @@ class Ratio(NamedTuple):
 
     Attributes:
       ratio: the ratio of the means over the seeds that have both; NaN if the lower one is not above 0.
-      interval: 95 %, over seeds and test images; (-inf, inf) if the second estimate may be 0.
-      accepted: the ratios that the property accepts.
-      verdict: "passes" if the interval lies within them, "fails" if it lies outside, else "cannot tell". One seed tells
-        nothing.
+      interval: 95 %, over seeds and test images; (-inf, inf) if the second estimate may be 0 or less, for then it is none.
+      accepted: the ratios (low, high) that the property accepts, for which low b <= a <= high b.
+      verdict: "passes" if a - low b is above 0 and a - high b below, each by its own error bar; "fails" if one of them is on
+        the wrong side by as much; else "cannot tell". Where the interval is known, that is whether it lies within the
+        accepted ratios or outside. One seed tells nothing.
       seeds: how many seeds have both.
       needed: about how many seeds would tell, if they varied as these do; infinite if no number up to 1,000 would, because
         the ratio is too near to an end of the accepted ones or the test images are too few; NaN with one seed.
@@ -69,7 +70,7 @@ def judge(upper: Reads, lower: Reads, accepted: tuple[float, float]) -> Ratio:
     interval = fieller(moments, len(seeds))
     if len(seeds) < 2:
         return Ratio(ratio, interval, accepted, "cannot tell", len(seeds), math.nan)
-    verdict = _verdict(interval, accepted)
+    verdict = _verdict(moments, len(seeds), accepted)
     return Ratio(ratio, interval, accepted, verdict, len(seeds), _needed(moments, len(seeds), accepted))
 
 
@@ -107,14 +108,25 @@ def _student(seeds: int) -> float:
     return float(stats.t.ppf(0.975, seeds - 1) ** 2 / seeds) if seeds > 1 else 0.0
 
 
-def _verdict(interval: tuple[float, float], accepted: tuple[float, float]) -> Verdict:
-    if accepted[0] <= interval[0] and interval[1] <= accepted[1]:
+def _verdict(moments: Moments, seeds: int, accepted: tuple[float, float]) -> Verdict:
+    low, high = (_distance(moments, seeds, end) for end in accepted)
+    if low > 1 and high < -1:
         return "passes"
-    return "fails" if interval[1] < accepted[0] or interval[0] > accepted[1] else "cannot tell"
+    return "fails" if low < -1 or high > 1 else "cannot tell"
+
+
+def _distance(moments: Moments, seeds: int, ratio: float) -> float:
+    """The mean of a - ratio b, in units of its 95 % error bar; infinite for an end that is."""
+    if math.isinf(ratio):
+        return -math.copysign(math.inf, ratio)
+    weights = np.array([1.0, -ratio])
+    reach = _student(seeds) * float(weights @ moments.covariance @ weights) + 1.96**2 * float(weights**2 @ moments.sampling)
+    difference = float(weights @ moments.means)
+    return difference / math.sqrt(reach) if reach > 0 else math.copysign(math.inf, difference) if difference else 0.0
 
 
 def _needed(moments: Moments, seeds: int, accepted: tuple[float, float]) -> float:
     """The fewest seeds, on a grid, that would tell if their moments were these."""
     grid = sorted({max(2, round(seeds * 1.15**power)) for power in range(-20, 60)})
-    tells = (number for number in grid if _verdict(fieller(moments, number), accepted) != "cannot tell")
+    tells = (number for number in grid if _verdict(moments, number, accepted) != "cannot tell")
     return next((number for number in tells if number <= MOST_SEEDS), math.inf)

@@ -1,5 +1,6 @@
 """The machine that a benchmark runs on: its cores as devices, its speed and memory, and what a row records of it."""
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -8,7 +9,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,31 @@ def environment() -> dict[str, Any]:
         **layout.environment(),
         "processor": processor(),
         # None is the backend's default: float32 on a CPU, TensorFloat-32 on an NVIDIA GPU.
-        "matmul_precision": getattr(jax.config, "jax_default_matmul_precision"),  # noqa: B009  # mypy knows no options
+        "matmul_precision": matmul_precision(),
         "devices": jax.device_count(),
         "python": platform.python_version(),
         "versions": dict(_versions()),
         "commit": _commit(),
     }
+
+
+def matmul_precision() -> str | None:
+    """The precision of matrix products that is set; None is the backend's default."""
+    precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009  # mypy knows no options of jax.config
+    return None if precision == "default" else precision
+
+
+@contextlib.contextmanager
+def float32_products() -> Iterator[None]:
+    """Keeps float32 in matrix products on accelerators, unless the user has set a precision; a context for all threads."""
+    if accelerator() and matmul_precision() is None:
+        jax.config.update("jax_default_matmul_precision", "highest")
+        try:
+            yield
+        finally:
+            jax.config.update("jax_default_matmul_precision", None)
+    else:
+        yield
 
 
 def same_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

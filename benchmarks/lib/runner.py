@@ -51,17 +51,14 @@ class Planned(NamedTuple):
     Attributes:
       group: the group.
       run: the time to run it; NaN if nothing like it was run yet.
-      compile: the time that its program takes to compile, on one core; 0 for a program that an earlier group has.
+      program: its program, as `Experiment.program` names it.
+      compile: the time that its program takes to compile, on one core; 0 if it is compiled already.
     """
 
     group: Group
     run: float
+    program: Any
     compile: float
-
-    @property
-    def seconds(self) -> float:
-        """The time that it adds: programs compile on all cores side by side, but take the cores from what runs."""
-        return (0.0 if math.isnan(self.run) else self.run) + self.compile / (os.cpu_count() or 1)
 
 
 class Job(NamedTuple):
@@ -187,15 +184,21 @@ def plan(
       compiled: the programs that are there already, as `Experiment.program` names them.
     """
     compiling, size = _predict_compiling(experiment, on_disk), experiment.together
-    planned, known = [], set(compiled)
+    planned = []
     for job in jobs:
         each = job.seconds / len(job.repeats)
         for first in range(0, len(job.repeats), size):
             group = Group(job.cell, job.repeats[first : first + size])
             program = _program(experiment, group)
-            planned.append(Planned(group, each * len(group.repeats), 0.0 if program in known else compiling(job.cell)))
-            known.add(program)
+            seconds = 0.0 if program in compiled else compiling(job.cell)
+            planned.append(Planned(group, each * len(group.repeats), program, seconds))
     return planned
+
+
+def predicted(planned: Sequence[Planned]) -> float:
+    """Seconds that groups are predicted to take: programs compile on all cores side by side. Unknown times count as 0."""
+    programs = {each.program: each.compile for each in planned}
+    return sum(each.run for each in planned if not math.isnan(each.run)) + sum(programs.values()) / (os.cpu_count() or 1)
 
 
 def _program(experiment: Experiment, group: Group) -> Any:
@@ -216,12 +219,25 @@ def _predict_compiling(experiment: Experiment, on_disk: Sequence[Row]) -> Callab
 
 
 def choose(planned: Iterable[Planned], seconds: float) -> list[Planned]:
-    """The groups that fit into so many seconds, in their order: one that does not fit leaves its time to those after it."""
-    chosen = []
+    """The groups that fit into so many seconds, in their order.
+
+    A group that does not fit leaves its time to later cells; its own cell stops there, so that no repeat is left out between
+    others. One group of unknown time is taken at most: its row tells what the others will take.
+    """
+    chosen: list[Planned] = []
+    stopped, programs, unknown = set(), set(), False
     for each in planned:
-        if each.seconds <= seconds:
-            chosen.append(each)
-            seconds -= each.seconds
+        if each.group.cell in stopped:
+            continue
+        compiling = 0.0 if each.program in programs else each.compile / ((os.cpu_count() or 1) if chosen else 1)
+        needed = compiling + (0.0 if math.isnan(each.run) else each.run)
+        if needed > seconds or (math.isnan(each.run) and unknown and math.isfinite(seconds)):
+            stopped.add(each.group.cell)
+            continue
+        chosen.append(each)
+        programs.add(each.program)
+        unknown |= math.isnan(each.run)
+        seconds -= needed
     return chosen
 
 
@@ -247,16 +263,18 @@ def run_missing(experiment: Experiment, folder: Path, limit: float = math.inf) -
     return skipped
 
 
-def read_checked(experiment: Experiment, folder: Path) -> list[Row]:
-    """The rows on disk, checked to go with the experiment; warns of those from another machine."""
+def read_checked(experiment: Experiment, folder: Path, warn: bool = True) -> list[Row]:
+    """The rows on disk, checked to go with the experiment; warns of those from another machine, unless told not to."""
     on_disk = rows.read_all(folder, experiment.name)
     if experiment.check is not None:
         experiment.check(on_disk)
     here = machine.environment()
-    foreign = sum(not machine.same_bits(row.environment, here) for row in on_disk)
-    if foreign:
-        print(f"warning: {foreign} of {len(on_disk)} rows on disk come from another machine or version", file=sys.stderr)
-    return on_disk
+    local = [machine.same_bits(row.environment, here) for row in on_disk]
+    if warn and not all(local):
+        number = len(local) - sum(local)
+        print(f"warning: {number} of {len(on_disk)} rows on disk come from another machine or version", file=sys.stderr)
+    # Those of this machine come last, because predictions rest on the last row of a kind.
+    return [row for _, row in sorted(zip(local, on_disk, strict=True), key=lambda pair: pair[0])]
 
 
 def _predicted(jobs: Sequence[Job]) -> str:
@@ -284,21 +302,25 @@ def run_groups(
       experiment: what they are of.
       planned: the groups.
       folder: the folder of rows.
-      deadline: of `time.monotonic`; no group is begun that is predicted to end after it.
+      deadline: of `time.monotonic`; no group is begun that is predicted to end after it, nor any later one of its cell.
       programs: those of earlier calls; the new ones are added.
       on_row: is called with the path of each row that was written.
 
     Returns:
       The groups that were run.
     """
-    done = []
+    done: list[Planned] = []
+    stopped = set()
     with _compiling_ahead(experiment, [each.group for each in planned], {} if programs is None else programs) as program_of:
         for each in planned:
-            now = time.monotonic()
-            if now >= deadline or now + each.seconds > deadline:
-                continue
             group, title = each.group, experiment.title(*each.group)
+            if group.cell in stopped or not _fits(each, deadline):
+                stopped.add(group.cell)
+                continue
             program = program_of(group)
+            if not _fits(each, deadline):  # it may have been long in compiling
+                stopped.add(group.cell)
+                continue
             with tqdm(desc=title, leave=False, disable=None) as bar:
                 made = list(experiment.run(group, program, _advance(bar)))
             for row in made:
@@ -310,6 +332,11 @@ def run_groups(
     return done
 
 
+def _fits(each: Planned, deadline: float) -> bool:
+    now = time.monotonic()
+    return now < deadline and not now + each.run > deadline
+
+
 @contextlib.contextmanager
 def _compiling_ahead(
     experiment: Experiment, groups: Sequence[Group], programs: Programs
@@ -318,16 +345,16 @@ def _compiling_ahead(
 
     XLA compiles on one core and lets go of Python meanwhile, so that programs compile side by side, and while others run.
     """
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for group in groups:
-                if _program(experiment, group) not in programs:
-                    programs[_program(experiment, group)] = pool.submit(experiment.compile, group.cell, len(group.repeats))
-            yield lambda group: programs[_program(experiment, group)].result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for name in [name for name, future in programs.items() if future.cancelled()]:
-                del programs[name]
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        for group in groups:
+            if _program(experiment, group) not in programs:
+                programs[_program(experiment, group)] = pool.submit(experiment.compile, group.cell, len(group.repeats))
+        yield lambda group: programs[_program(experiment, group)].result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for name in [name for name, future in programs.items() if future.cancelled()]:
+            del programs[name]
 
 
 def _advance(bar: tqdm) -> Progress:

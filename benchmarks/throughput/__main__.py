@@ -13,7 +13,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.lib import cli, machine, runner
+from benchmarks.lib import cli, runner
 from benchmarks.throughput import experiment, page, processes
 from benchmarks.throughput.experiment import DEVICES, NS, OURS, SEEDS
 
@@ -28,20 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cells = experiment.grid(options.critics, options.n, options.seeds, options.devices)
         return experiment.experiment([*cells, *parts], options.rounds, options.steps)
 
-    list_skipped = functools.partial(_list_skipped, options.out / "skipped.txt")
-    cli.run(parser, options, make_experiment, page.draw, list_skipped)
-
-
-def _list_skipped(path: Path, skipped: Sequence[runner.Job]) -> None:
-    """Write down what was over the limit, a line for each critic and n: the page names it."""
-    by_size: dict[str, list[runner.Job]] = {}
-    for job in skipped:
-        by_size.setdefault(f"{job.cell.critic}, n = {job.cell.n:,}", []).append(job)
-    lines = []
-    for name, jobs in by_size.items():
-        numbers = ", ".join(map(str, sorted({job.cell.seeds for job in jobs})))
-        lines.append(f"{name}: {numbers} seeds (from {machine.duration(min(job.seconds for job in jobs))})\n")
-    path.write_text("".join(lines))
+    cli.run(parser, options, make_experiment, page.draw, functools.partial(page.list_skipped, options.out))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.lib import figures, machine, page, rows
+from benchmarks.lib import figures, machine, page, rows, runner
 from benchmarks.lib.rows import Row
 from benchmarks.throughput import processes
 
@@ -55,6 +55,18 @@ def timed(row: Row) -> Timed:
         float(np.median(peaks)),
         row,
     )
+
+
+def list_skipped(out: Path, skipped: Sequence[runner.Job]) -> None:
+    """Write down what was over the limit, a line for each critic and n: the page names it."""
+    by_size: dict[str, list[runner.Job]] = {}
+    for job in skipped:
+        by_size.setdefault(f"{job.cell.critic}, n = {job.cell.n:,}", []).append(job)
+    lines = []
+    for name, jobs in by_size.items():
+        numbers = ", ".join(map(str, sorted({job.cell.seeds for job in jobs})))
+        lines.append(f"{name}: {numbers} seeds (from {machine.duration(min(job.seconds for job in jobs))})\n")
+    (out / "skipped.txt").write_text("".join(lines))
 
 
 def describe(row: Row) -> str:

@@ -59,27 +59,39 @@ def test_everything_is_run_level_by_level_and_drawn_after_each(campaign, tmp_pat
     assert counting.compiled == [("a", 1), ("b", 1)]
     assert drawn == [("one", 1), ("two", 1), ("one", 2), ("one", 2), ("two", 1)]
     assert "one, 1 seed a cell: 1 groups to run, predicted 1 s" in out
-    line = next(line for line in out.splitlines() if line.startswith("| two"))
-    assert [cell.strip() for cell in line.split("|")[1:-1]] == ["two", "up to 1", "1", "50 s", "0 s", "0", "0 s"]
-    assert "None." in campaign(made)  # nothing was left
+    assert lines(out, "two") == [["two", "up to 1", "1", "50 s", "0 s"]]
+    assert "Nothing is left." in out
+    assert "Nothing is left." in campaign(made)
     assert len(counting.ran) == 3
+
+
+def lines(out, name):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith(f"| {name}")]
 
 
 def test_a_budget_takes_what_fits_and_reports_what_is_left(campaign):
     counting = Counting()
     out = campaign([part(counting, most=2)], "--budget", "0.5")
     assert counting.ran == [("a", [0]), ("a", [1])]
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| counting")]
-    assert lines == [
-        ["counting", "up to 1", "1", "1 s", "0 s", "1", "50 s"],
-        ["counting", "up to 2", "1", "1 s", "0 s", "2", "100 s"],
+    assert lines(out, "counting") == [
+        ["counting", "up to 1", "1", "1 s", "0 s"],
+        ["counting", "up to 2", "1", "1 s", "0 s"],
+        ["counting", "2", "100 s"],
     ]
 
 
-def test_a_plan_runs_nothing(campaign, tmp_path):
+def test_every_benchmark_has_a_share_and_what_the_shares_leave_is_used(campaign):
+    """Of 60 seconds: half are one's, where its 50 do not fit; they fit into what is left in the end."""
     counting = Counting()
-    out = campaign([part(counting, most=1)], "--plan")
-    assert "51 s" in out
+    campaign([part(counting, "one", 1, [B]), part(counting, "two", 1, [A])], "--budget", "1")
+    assert counting.ran == [("a", [0]), ("b", [0])]
+
+
+def test_a_plan_makes_no_row_and_says_what_each_level_adds(campaign, tmp_path):
+    counting = Counting()
+    out = campaign([part(counting, most=2)], "--plan")
+    assert lines(out, "counting") == [["counting", "up to 1", "2", "51 s"], ["counting", "up to 2", "2", "51 s"]]
+    assert "All of it is predicted to take 102 s." in out
     assert not counting.ran
     assert not counting.compiled
     assert not list(tmp_path.iterdir())
@@ -87,8 +99,11 @@ def test_a_plan_runs_nothing(campaign, tmp_path):
 
 def test_cells_over_a_parts_limit_are_left_out(campaign):
     counting = Counting()
-    campaign([part(counting, most=1, limit=20.0)])
+    listed = []
+    made = part(counting, most=1, limit=20.0)._replace(list_skipped=lambda out, jobs: listed.extend(jobs))
+    campaign([made])
     assert counting.ran == [("a", [0])]
+    assert {job.cell for job in listed} == {B}
 
 
 def test_processes_share_the_cells_whatever_rows_they_see(tmp_path):
@@ -124,7 +139,13 @@ def test_presets_are_of_the_benchmarks_that_are_wanted(name):
 def test_a_preset_without_what_is_wanted(tmp_path, stopped):
     code, line = stopped(command.main, ["--preset", "tiny", "--only", "images", "--out", tmp_path])
     assert code == 2
-    assert "preset tiny has none of images" in line
+    assert "images need --data" in line
+
+
+def test_datasets_that_are_not_there_are_named_and_left_out(tmp_path, capsys):
+    made = parts.paper(["images", "variance"], tmp_path)
+    assert {each.name for each in made} == {"variance"}
+    assert "without mnist: " in capsys.readouterr().err
 
 
 def tiny(out):

@@ -223,6 +223,27 @@ def test_what_would_tell():
     assert math.isnan(unknown.ratio)
 
 
+@pytest.mark.parametrize("lower", [0.0, 0.1, -1.0])
+def test_an_estimate_far_above_one_near_zero_fails(lower):
+    """The ratio has no interval then, but a - high b is above 0 beyond doubt."""
+    noise = 0.05 * np.array([1.0, -1.0, 0.5, -0.5, 0.0])
+    for accepted in ((-math.inf, 1.1), (0.9, 1.1)):
+        ratio = verdicts.judge(reads(5 + noise, 0.05), reads(lower - noise, 0.1), accepted)
+        assert ratio.verdict == "fails"
+        assert ratio.interval == (-math.inf, math.inf)
+
+
+def test_where_a_ratio_has_an_interval_the_verdict_is_whether_it_lies_within():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        b = rng.normal(2.0, 0.3, 3)
+        ratio = verdicts.judge(reads(rng.uniform(0.5, 3.0) * b + rng.normal(0, 0.1, 3), 0.02), reads(b, 0.02), (0.9, 1.6))
+        if math.isfinite(ratio.interval[0]):
+            low, high = ratio.interval
+            outside = high < 0.9 or low > 1.6
+            assert ratio.verdict == ("passes" if low > 0.9 and high < 1.6 else "fails" if outside else "cannot tell")
+
+
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_fiellers_interval_covers_the_ratio(seeds):
     """Runs that share most of their spread, on the same test images: 1,000 intervals cover 950 - 4 sqrt(47.5) times."""

@@ -102,26 +102,75 @@ def test_a_plan_counts_a_program_once(tmp_path, monkeypatch):
     monkeypatch.setattr(runner.os, "cpu_count", lambda: 2)
     experiment = Counting().experiment({A: 3, B: 1}, together=2)
     runner.run_missing(experiment._replace(wanted={A: 1}), tmp_path)
-    first, second = planned(experiment, tmp_path)
+    first, second = groups = planned(experiment, tmp_path)
     assert (first.group.repeats, first.run, first.compile) == ([1, 2], 2.0, 1.0)
     assert (second.group.cell, second.run, second.compile) == (B, 50.0, 1.0)  # as the median row
-    assert second.seconds == 50.5  # programs compile side by side
+    assert runner.predicted(groups) == 2.0 + 50.0 + 2 * 1.0 / 2  # programs compile side by side
     assert [each.compile for each in planned(experiment, tmp_path, {(A, 2), (B, 1)})] == [0.0, 0.0]
-    assert [each.compile for each in planned(experiment._replace(together=1), tmp_path)] == [1.0, 0.0, 1.0]
+    one_by_one = planned(experiment._replace(together=1), tmp_path)
+    assert len(one_by_one) == 3
+    assert runner.predicted(one_by_one) == 1.0 + 1.0 + 50.0 + 2 * 1.0 / 2
 
 
-def test_a_group_that_does_not_fit_leaves_its_time_to_others():
-    short, long, unknown = (runner.Planned(runner.Group(A, [0]), run, 0.0) for run in (10.0, 50.0, math.nan))
-    assert runner.choose([short, long, short, short, unknown], 30.0) == [short, short, short, unknown]
+def group(cell, seed, run, compile_seconds=0.0, program=None):
+    return runner.Planned(runner.Group(cell, [seed]), run, program or cell, compile_seconds)
+
+
+def test_a_group_that_does_not_fit_leaves_its_time_to_other_cells():
+    """And its own cell stops there: no repeat is left out between others."""
+    first, long, last, other = group(A, 0, 10.0), group(A, 1, 50.0), group(A, 2, 1.0), group(B, 0, 15.0)
+    assert runner.choose([first, long, last, other], 30.0) == [first, other]
+    assert runner.choose([first, long, last, other], math.inf) == [first, long, last, other]
+
+
+def test_one_group_of_unknown_time_tells_what_the_others_take():
+    unknown = [group(A, 0, math.nan), group(A, 1, math.nan), group(B, 0, math.nan)]
+    assert runner.choose(unknown, 30.0) == unknown[:1]
+    assert runner.choose(unknown, math.inf) == unknown
+    assert runner.choose(unknown, -1.0) == []
+
+
+def test_whoever_comes_first_pays_for_a_program(monkeypatch):
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: 4)
+    cells = [Cell("c"), Cell("d")]
+    slow, quick = group(cells[0], 0, 10.0, 8.0, "shared"), group(cells[1], 0, 9.0, 8.0, "shared")
+    assert runner.choose([slow, quick], 17.0) == [
+        quick
+    ]  # 10 + 8 seconds do not fit; the first program has nothing beside it
+    assert runner.choose([slow, quick], 27.0) == [slow, quick]
+    assert runner.choose([group(B, 0, 1.0), quick], 12.0) == [group(B, 0, 1.0), quick]  # 1 + 9 + 8 / 4
 
 
 def test_no_group_is_begun_that_would_end_after_the_deadline(tmp_path):
+    """Nor a later one of its cell."""
     counting = Counting()
-    experiment = counting.experiment({A: 1, B: 1})
-    (a, b) = groups = planned(experiment, tmp_path)
+    experiment = counting.experiment({A: 1, B: 2})
+    a, b, last = groups = planned(experiment, tmp_path)
+    groups = [b, last._replace(run=1.0), a]
     assert runner.run_groups(experiment, groups, tmp_path, time.monotonic() + 30.0) == [a]
     assert runner.run_groups(experiment, [b._replace(run=math.nan)], tmp_path, time.monotonic()) == []
     assert counting.ran == [("a", [0])]
+
+
+def test_a_group_whose_program_was_long_in_compiling_is_not_begun(tmp_path):
+    def compile_slowly(cell, number):
+        time.sleep(0.3)
+        return f"program of {number}"
+
+    counting = Counting()
+    experiment = counting.experiment({A: 1}, compile=compile_slowly)
+    groups = [each._replace(run=0.1) for each in planned(experiment, tmp_path)]
+    assert runner.run_groups(experiment, groups, tmp_path, time.monotonic() + 0.25) == []
+    assert counting.ran == []
+
+
+def test_rows_of_this_machine_come_last(tmp_path):
+    """Predictions rest on the last row of a kind."""
+    experiment = Counting().experiment({A: 1})
+    runner.run_missing(experiment, tmp_path)
+    foreign = rows.Row("counting", {"name": "z", "cost": 1.0, "seed": 0}, {"platform": "tpu"}, 0, {"run": 1.0}, {})
+    rows.write(tmp_path, foreign, "z")
+    assert [row.config["name"] for row in runner.read_checked(experiment, tmp_path)] == ["z", "a"]
 
 
 def test_programs_are_kept_for_later_calls(tmp_path):
