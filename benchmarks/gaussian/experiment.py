@@ -118,6 +118,7 @@ class Cell:
             return GENERATIVE[self.objective](self.hidden)
         return models.discriminative(CRITICS[self.critic](hidden=self.hidden), DISCRIMINATIVE[self.objective]())
 
+    @functools.cache  # noqa: B019  # cells are few; a plan asks each of them many times
     def products(self) -> float:
         """Floating-point operations of a step's matrix products; they decide the cost of all but the smallest cells."""
         rows = jnp.zeros((self.batch, self.dim))

@@ -140,6 +140,12 @@ def plain_steps(critic: str, n: int, budget: float) -> Callable[[], float]:
 peak_of = functools.cache(machine.product_speed)
 
 
+@functools.cache
+def _peak_once(devices: Sequence[jax.Device]) -> float:
+    """The peak, measured once, for predictions."""
+    return peak_of(devices)()
+
+
 class Plan(NamedTuple):
     """How a cell is timed: steps a chunk, and the seconds that all of it should take."""
 
@@ -149,7 +155,7 @@ class Plan(NamedTuple):
 
 def plan_of(cell: Cell, rounds: int, length: int | None = None) -> Plan:
     """How to time a cell; by default a chunk has the steps that at most four seeds make in `CHUNK_SECONDS`."""
-    peak = peak_of(layout.layout(cell.seeds, cell.local_devices()).devices)()
+    peak = _peak_once(layout.layout(cell.seeds, cell.local_devices()).devices)
     seconds = cell.products() / (EFFICIENCY * peak)
     length = length or max(2, min(500, int(CHUNK_SECONDS / (min(cell.seeds, 4) * seconds))))
     plain = max(CHUNK_SECONDS / 2, cell.products() * len(cell.local_devices()) / (EFFICIENCY * peak))

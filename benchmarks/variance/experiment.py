@@ -127,13 +127,20 @@ def _describe(made: Sequence[Row]) -> str:
     return f"{drawn} replicates, {spent}, {drawn / max(seconds['run'], 1e-3):.3g} replicates a second"
 
 
+@functools.cache
+def _draw_small(cell: Cell) -> Row:
+    """A row of a chunk a device, drawn once to see how long it takes."""
+    number = jax.local_device_count()
+    (row,) = _run(runner.Group(cell, range(number)), compile_cell(cell, number), runner.no_progress)
+    return row
+
+
 def seconds_a_pair(cell: Cell, on_disk: Sequence[Row]) -> float:
     """By the rows of the same design whose n is nearest, or else by drawing chunks of the smallest n."""
     like: Callable[[Row], float] = lambda row: abs(math.log(row.config["n"] / cell.n))  # noqa: E731
     rows = [row for row in on_disk if row.config["pairs"] == cell.pairs]
     if not rows:
-        small, number = Cell(cell.pairs, 64, cell.dim, cell.mis, cell.taus), jax.local_device_count()
-        rows = list(_run(runner.Group(small, range(number)), compile_cell(small, number), runner.no_progress))
+        rows = [_draw_small(Cell(cell.pairs, 64, cell.dim, cell.mis, cell.taus))]
     nearest = min(rows, key=like)
     of_row, numbers = covers(nearest.config)
     return nearest.seconds["run"] / (len(numbers) * of_row.chunk * of_row.pairs_a_replicate)
