@@ -46,5 +46,6 @@ class Counting:
             predict=lambda on_disk: lambda cell: cell.cost,
             run=self.run,
             compile=self.compile,
+            compile_guess=0.0,
         )
         return experiment._replace(**changes)

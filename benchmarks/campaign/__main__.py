@@ -24,7 +24,7 @@ from mi_jax.training.hosts import Host
 
 
 class Stage(NamedTuple):
-    """What running a part up to a number of repeats took, in seconds, and what is left of it."""
+    """What running a part up to a number of repeats took, in seconds without the planning, and what is left of it."""
 
     part: Part
     repeats: int
@@ -96,7 +96,7 @@ def run_stage(
     # By cell, and not by what is missing: the processes need not see the same rows to agree on their shares.
     mine = experiment._replace(wanted={cell: experiment.wanted[cell] for cell in host.share(list(experiment.wanted))})
     done: list[Planned] = []
-    start = time.monotonic()
+    taken = 0.0
     while True:  # each time with the rows that were just made, which tell what the next ones take
         on_disk = runner.read_checked(mine, folder, warn=not done)
         jobs = runner.missing(mine, on_disk)
@@ -106,12 +106,14 @@ def run_stage(
         if chosen:
             seconds = machine.duration(runner.predicted(chosen))
             print(f"{part.folder}, {mine.amount(repeats)}: {len(chosen)} groups to run, predicted {seconds}", flush=True)
+        start = time.monotonic()
         run = runner.run_groups(mine, chosen, folder, deadline, programs, on_row) if chosen else []
+        taken += time.monotonic() - start
         done += run
         if not run:
             if skipped and part.list_skipped is not None and folder.is_dir():
                 part.list_skipped(out / part.folder, skipped)
-            return Stage(part, repeats, done, time.monotonic() - start, planned)
+            return Stage(part, repeats, done, taken, planned)
 
 
 def draw(parts: Sequence[Part], out: Path) -> list[Path]:

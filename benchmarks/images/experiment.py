@@ -81,6 +81,7 @@ def experiment(cells: Sequence[Cell], num_seeds: int, data: datasets.Dataset) ->
         predict=runner.predict_by_kind(_covers, _kind, lambda cell: cell.steps, _seconds_a_step),
         run=functools.partial(run, data),
         compile=functools.partial(compile_cell, data),
+        compile_guess=15.0,
         program=lambda cell, number: (cell.program(), number),
         together=lib_training.together(num_seeds),
         check=functools.partial(_check_data, cells, data),

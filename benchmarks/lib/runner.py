@@ -24,7 +24,6 @@ from tqdm import tqdm
 from benchmarks.lib import machine, rows
 from benchmarks.lib.rows import Row
 
-UNKNOWN_COMPILE = 5.0  # seconds, about what a training program takes on one core, where no row says more
 Progress = Callable[[int, int], None]  # called with the steps done and the steps of the whole group
 
 
@@ -100,6 +99,7 @@ class Experiment(NamedTuple):
       run: group, its program and a `Progress` -> the group's rows.
       compile: cell, number of repeats -> the program that runs them. Threads call it ahead of time, so it must measure
         nothing but its own seconds.
+      compile_guess: about how many seconds a program takes to compile, where no row tells.
       program: cell, number of repeats -> what stands for their program; cells for which it is the same share one.
       together: how many repeats are run together.
       unit: what a repeat is called; "" where a cell is run once.
@@ -114,6 +114,7 @@ class Experiment(NamedTuple):
     run: Callable[[Group, Any, Progress], Iterable[Row]]
     compile: Callable[[Any, int], Any] = compile_nothing
     program: Callable[[Any, int], Any] = lambda cell, number: (cell, number)
+    compile_guess: float = 5.0
     together: int = 1
     unit: str = "seed"
     check: Callable[[Sequence[Row]], None] | None = None
@@ -214,7 +215,7 @@ def _predict_compiling(experiment: Experiment, on_disk: Sequence[Row]) -> Callab
         cell, repeats = experiment.covers(row.config)
         if repeats and row.seconds.get("compile"):
             known[experiment.program(cell, 1)] = row.seconds["compile"]
-    usual = statistics.median(known.values()) if known else UNKNOWN_COMPILE
+    usual = statistics.median(known.values()) if known else experiment.compile_guess
     return lambda cell: known.get(experiment.program(cell, 1), usual)
 
 

@@ -27,8 +27,8 @@ DIM, MI, WIDTH, EMBED = processes.DIM, processes.MI, 256, 32
 IMAGE = (28, 28, 1)
 NS, SEEDS, DEVICES = (16, 64, 256, 1_024), (1, 2, 4, 8, 16, 64), ("one", "all")
 CHUNK_SECONDS = 0.5
-# A guess at the share of the peak that a step reaches, to predict what a cell will take.
-EFFICIENCY = 0.6
+# To predict what a cell will take: a guess at the share of the peak that a step reaches, and what compiling takes.
+EFFICIENCY, COMPILE_SECONDS = 0.6, 4.0
 
 OURS: dict[str, Callable[[], nn.Module]] = {
     "joint 2x256": networks.JointCritic,
@@ -159,7 +159,7 @@ def plan_of(cell: Cell, rounds: int, length: int | None = None) -> Plan:
     seconds = cell.products() / (EFFICIENCY * peak)
     length = length or max(2, min(500, int(CHUNK_SECONDS / (min(cell.seeds, 4) * seconds))))
     plain = max(CHUNK_SECONDS / 2, cell.products() * len(cell.local_devices()) / (EFFICIENCY * peak))
-    return Plan(length, (rounds + 1) * (length * cell.seeds * seconds + plain))
+    return Plan(length, COMPILE_SECONDS + (rounds + 1) * (length * cell.seeds * seconds + plain))
 
 
 def measure(cell: Cell, rounds: int, length: int) -> Row:

@@ -71,6 +71,7 @@ def experiment(replicates: Mapping[Cell, int]) -> runner.Experiment:
         predict=lambda on_disk: lambda cell: seconds_a_pair(cell, on_disk) * cell.chunk * cell.pairs_a_replicate,
         run=_run,
         compile=lambda cell, number: compile_cell(cell, at_once(number)),
+        compile_guess=20.0,
         program=lambda cell, number: (cell, at_once(number)),
         together=TOGETHER,
         unit="chunk",

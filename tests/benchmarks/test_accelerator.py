@@ -13,7 +13,7 @@ from benchmarks.accelerator import checks, items, page, torch_loop
 from benchmarks.accelerator.archive import Archive
 from benchmarks.campaign.parts import Part
 from benchmarks.gaussian import experiment, histories, precision
-from benchmarks.lib import machine, rows, runner
+from benchmarks.lib import machine, rows
 from tests.counting import Cell, Counting
 
 
@@ -123,9 +123,8 @@ def counting_item(counting, name, cost, share, **changes):
     return items.Item(Part(name, name, 1, experiment, lambda out: []), share)
 
 
-def test_each_item_has_its_share_and_then_what_is_left(tmp_path, monkeypatch):
+def test_each_item_has_its_share_and_then_what_is_left(tmp_path):
     """Of 100 seconds: b's 50 do not fit into its share of 10, but into what is left in the end."""
-    monkeypatch.setattr(runner, "UNKNOWN_COMPILE", 0.0)
     counting = Counting()
     made = [counting_item(counting, *each) for each in (("b", 50.0, 0.2), ("a", 5.0, 0.2), ("c", 200.0, 1.6))]
     archive = Archive(tmp_path / "rows.tar", tmp_path)

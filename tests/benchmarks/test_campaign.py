@@ -36,7 +36,6 @@ def campaign(monkeypatch, tmp_path, capsys):
         names = [each.name for each in made]
         monkeypatch.setattr(command, "NAMES", names)
         monkeypatch.setattr(command, "together", lambda wanted: 1)
-        monkeypatch.setattr(runner, "UNKNOWN_COMPILE", 0.0)
         command.main(["--out", str(tmp_path), *options, "--only", *names])
         return capsys.readouterr().out
 

@@ -71,7 +71,7 @@ def test_it_runs_writes_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(experiment.PLAIN, "joint 2x256", lambda: steps.ConcatenatedCritic((8, 8)))
     arguments = ["--out", str(tmp_path), "--n", "4", "1024", "--seeds", "1", "--steps", "2", "--rounds", "2"]
     arguments += ["--devices", "all"]
-    arguments += ["--critics", "joint 2x256", "--limit", "2"]
+    arguments += ["--critics", "joint 2x256", "--limit", "5"]
     command.main(arguments)
     out = capsys.readouterr().out
     assert "skipped, over the limit: joint 2x256, n = 1024, 1 seed" in out
