@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f"--unpack: there is no file {options.unpack}")
         path = options.unpack or options.archive
         archive = None if path is None else Archive(path, options.out)
-        if archive is not None:
-            print(f"{len(archive.unpack())} rows unpacked from {path}", flush=True)
+        if archive is not None and (unpacked := archive.unpack()):
+            print(f"{len(unpacked)} rows unpacked from {path}", flush=True)
         device = archive.device(machine.accelerator()) if archive and options.unpack else machine.accelerator()
         made = (items.tiny if options.tiny else items.full)(options.data, device)
         if options.unpack is None:

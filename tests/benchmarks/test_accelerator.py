@@ -211,7 +211,7 @@ def test_an_archive_that_is_not_there(tmp_path, stopped):
 @pytest.mark.slow
 def test_the_tiny_run_leaves_rows_pages_and_an_archive(tmp_path, capsys):
     command.main(["--tiny", "--out", str(tmp_path / "out"), "--archive", str(tmp_path / "rows.tar"), "--budget", "4"])
-    assert "groups left" in capsys.readouterr().out
+    assert "Nothing is left." in capsys.readouterr().out
     command.main(["--tiny", "--out", str(tmp_path / "here"), "--unpack", str(tmp_path / "rows.tar")])
     written = [
         sorted(path.relative_to(tmp_path / end) for path in (tmp_path / end).rglob("*.json")) for end in ("out", "here")
