@@ -75,18 +75,18 @@ def run(made: Sequence[Item], out: Path, budget: float, archive: Archive | None)
         archive.add_missing([item.part.folder for item in made])
     ends = itertools.accumulate(item.share / sum(each.share for each in made) for item in made)
     deadlines = [*(start + budget * end for end in ends), *[start + budget] * len(made)]
-    stages, failed = [], {}
-    for item, deadline in zip([*made, *made], deadlines, strict=True):
+    stages, failed = [], dict[int, str]()
+    for (number, item), deadline in zip([*enumerate(made), *enumerate(made)], deadlines, strict=True):
         part = item.part._replace(experiment=item.experiment)
-        if part.name in failed:
+        if number in failed:
             continue
         add = None if archive is None else archive.add
         try:
             with jax.default_matmul_precision(item.precision):  # of this thread; `Item.experiment` sets that of others
                 stages.append(run_stage(part, part.most, out, Host(0, 1), deadline, programs[item.precision], add))
         except (ValueError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-            failed[part.name] = f"{part.name}: {type(error).__name__}: {error}"
-            print(failed[part.name], file=sys.stderr, flush=True)
+            failed[number] = f"{part.name}: {type(error).__name__}: {error}"
+            print(failed[number], file=sys.stderr, flush=True)
     return stages, list(failed.values())
 
 

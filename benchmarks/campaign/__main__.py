@@ -59,13 +59,13 @@ def _run(parts: Sequence[Part], options: argparse.Namespace, host: Host) -> list
     end = time.monotonic() + options.budget
     programs: runner.Programs = {}
     stages: list[Stage] = []
-    at_once = together(max(part.most for part in parts))
-    for number, level in enumerate([*levels(parts, at_once), [(part, part.most) for part in parts]]):
+    rounds = levels(parts, together(max(part.most for part in parts)))
+    everything = [(part, part.most) for part in parts]
+    for level in [*rounds, everything]:
         begun = len(stages)
-        for place, (part, repeats) in enumerate(level):
+        for number, (part, repeats) in enumerate(level):
             now = time.monotonic()
-            shared = number < len(levels(parts, at_once))
-            deadline = now + (end - now) / (len(level) - place) if shared else end
+            deadline = end if level is everything else now + (end - now) / (len(level) - number)
             stages.append(run_stage(part, repeats, options.out, host, -math.inf if options.plan else deadline, programs))
         if host.process == 0 and any(stage.done for stage in stages[begun:]):
             draw([stage.part for stage in stages[begun:] if stage.done], options.out)

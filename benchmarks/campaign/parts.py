@@ -73,9 +73,9 @@ def paper(names: Sequence[str], data: Path | None) -> list[Part]:
     if data is not None:
         # On CPUs narrow networks come first, then the paper's with the separable critic; the joint one takes days.
         for preset in ["paper"] if device else ["narrow", "cpu"]:
-            for name in filter(functools.partial(_is_there, data), READERS):
+            for name in filter(functools.partial(_is_there, data), datasets.READERS):
                 cells, seeds = images_presets.preset(preset, name)
-                command = "python -m benchmarks.campaign --only images"
+                command = "python -m benchmarks.campaign --only images --data DIR"
                 parts.append(images_part(data, name, cells, seeds, on(f"images/{name}-{preset}", device), command))
     parts += [
         Part(
@@ -128,15 +128,9 @@ def _variance(replicates: Mapping[variance.Cell, int], most: int, repeats: int) 
     return variance.experiment({cell: math.ceil(number * repeats / most) for cell, number in replicates.items()})
 
 
-READERS: Mapping[str, Callable[[Path], datasets.Dataset]] = {
-    "mnist": datasets.mnist,
-    "cifar10": functools.partial(datasets.cifar10, subset=True),
-}
-
-
 @functools.cache
 def _read(data: Path, name: str) -> datasets.Dataset:
-    return READERS[name](data / "mnist" if name == "mnist" and (data / "mnist").is_dir() else data)
+    return datasets.read(name, data)
 
 
 def _is_there(data: Path, name: str) -> bool:

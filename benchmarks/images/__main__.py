@@ -10,7 +10,7 @@ Figures 3 to 6 and the verdicts are drawn from the rows. Runs whose row is on di
 
 import argparse
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,6 @@ from benchmarks.images.cells import OBJECTIVES, SETTINGS, Cell
 from benchmarks.images.experiment import experiment
 from benchmarks.images.presets import PRESETS
 from benchmarks.lib import cli
-
-READERS: dict[str, Callable[..., datasets.Dataset]] = {
-    "mnist": datasets.mnist,
-    "cifar10": functools.partial(datasets.cifar10, subset=True),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,9 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept = [replace(cell, **changes) for cell in cells if _is_selected(cell, options)]
     if not kept:
         parser.error(f"no cell of preset {options.preset} is selected; its t are {sorted({cell.t for cell in cells})}")
-    folder = options.data / "mnist" if options.dataset == "mnist" and (options.data / "mnist").is_dir() else options.data
     with cli.clear_errors(parser):
-        data = READERS[options.dataset](folder, download=options.download)
+        data = datasets.read(options.dataset, options.data, download=options.download)
     draw = functools.partial(page.draw, {options.dataset: data}, _command(parser, options))
     cli.run(parser, options, lambda: experiment(kept, options.seeds or num_seeds, data), draw)
 
@@ -57,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "cpu (the paper's networks) a night; paper is for a GPU"
     )
     cli.add_preset(parser, PRESETS, preset_help)
-    parser.add_argument("--dataset", choices=READERS, default="mnist")
+    parser.add_argument("--dataset", choices=datasets.READERS, default="mnist")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder of the files, or the folder around it")
     parser.add_argument("--download", action="store_true", help="fetch files that are missing into it")
     cli.add_run_options(parser, "rows, figures and the table")

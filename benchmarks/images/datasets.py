@@ -4,13 +4,14 @@ The formats are checked byte for byte, and nothing is ever unpickled. With `down
 by pooch, which checks them against the official checksums: `pip install 'mi-jax[benchmarks]'`.
 """
 
+import functools
 import gzip
 import math
 import os
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -266,3 +267,22 @@ def _fetched(url: str, md5: str, folder: Path, name: str) -> Path:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"{url} could not be downloaded ({reason}): put {name} in {folder} by other means") from error
+
+
+READERS: dict[str, Callable[..., Dataset]] = {"mnist": mnist, "cifar10": functools.partial(cifar10, subset=True)}
+
+
+def read(name: str, folder: Path, download: bool = False) -> Dataset:
+    """The dataset of this name; MNIST's files may lie in `folder` or in the folder `mnist` in it.
+
+    Args:
+      name: one of `READERS`.
+      folder: the folder of the files.
+      download: fetch files that are missing.
+
+    Raises:
+      ValueError: if a file is damaged.
+      FileNotFoundError: if one is missing.
+    """
+    inner = folder / name
+    return READERS[name](inner if name == "mnist" and inner.is_dir() else folder, download=download)

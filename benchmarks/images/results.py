@@ -43,7 +43,7 @@ class Property(NamedTuple):
 PROPERTIES = {
     each.name: each
     for each in (
-        Property("independence", "I(X; Y) at t = 0, over that at the largest t", 0.0, (-0.1, 0.1), "0 for all but GM"),
+        Property("independence", "I(X; Y) at t = 0, over that at the largest t", 0.0, (-0.1, 0.1), "0, except for GM"),
         Property(
             "monotony", "I(X; Y) at this t, over that at the next larger t", 1.0, (-math.inf, 1.1), "non-decreasing for all"
         ),
@@ -52,7 +52,7 @@ PROPERTIES = {
             "I([X, X]; [Y, h(Y)]) / I(X; Y)",
             1.0,
             (0.9, 1.1),
-            "near 1, but for MINE on MNIST and GM on CIFAR-10",
+            "near 1, except for MINE on MNIST and GM on CIFAR-10",
         ),
         Property(
             "additivity",

@@ -332,7 +332,7 @@ def test_the_command_draws_what_it_ran(runs, folder, tmp_path, monkeypatch, caps
     if not runs:
         request.getfixturevalue("nothing_runs")
     monkeypatch.setattr(presets, "preset", lambda name, data: (SHOWN, 1))
-    monkeypatch.setitem(command.READERS, "mnist", lambda *a, **k: datasets.mnist(*a, **k, subset=True))
+    monkeypatch.setitem(datasets.READERS, "mnist", lambda *a, **k: datasets.mnist(*a, **k, subset=True))
     out = tmp_path / "out"
     command.main(["--data", str(folder), "--out", str(out)])
     names = {path.name for path in out.iterdir()} - {"rows"}
