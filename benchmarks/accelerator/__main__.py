@@ -25,7 +25,7 @@ import jax
 from benchmarks.accelerator import items
 from benchmarks.accelerator.archive import Archive
 from benchmarks.accelerator.items import Item
-from benchmarks.campaign.__main__ import Stage, draw, report, run_stage
+from benchmarks.campaign.stages import Stage, draw, report, run_stage
 from benchmarks.lib import cli, machine, runner
 from mi_jax.training.hosts import Host
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from benchmarks.campaign import __main__ as command
-from benchmarks.campaign import parts
+from benchmarks.campaign import parts, stages
 from benchmarks.lib import rows, runner
 from mi_jax.training.hosts import Host
 from tests.counting import Cell, Counting
@@ -110,7 +110,7 @@ def test_processes_share_the_cells_whatever_rows_they_see(tmp_path):
     cells = [Cell(name) for name in "abcde"]
     made, inf = part(counting, cells=cells), float("inf")
     for process in (1, 0):
-        command.run_stage(made, 2, tmp_path, Host(process, 2), inf, {})
+        stages.run_stage(made, 2, tmp_path, Host(process, 2), inf, {})
     assert sorted(counting.ran) == [(name, [seed]) for name in "abcde" for seed in (0, 1)]
     assert {name for name, _ in counting.ran[:4]} == {"b", "d"}
 
