@@ -141,6 +141,7 @@ def pair_sums(
     tau: float | Float[Array, ""] = jnp.inf,
     max_pairs: int = 2**22,
     count: int | Int[Array, ""] | None = None,
+    places: Float[Array, " n"] | None = None,
 ) -> PairSums:
     """Scores rows against one another, block by block, in groups small enough to keep the pairs within a budget.
 
@@ -158,6 +159,8 @@ def pair_sums(
       count: how many rows there are, at least 2, if those after them are padding, which may hold anything; it may be traced,
         so that sets of different sizes share a program. The groups are those of n rows, in part, and so InfoNCE's ceiling is
         that of n rows or lower. By default n.
+      places: rows whose places are less than 1 apart depend on one another: they are no negatives of each other. A row
+        whose whole group is so has no negatives, and the result is NaN. By default all rows are negatives of one another.
 
     Returns:
       `PairSums`.
@@ -183,13 +186,14 @@ def pair_sums(
     most = len(x) // size
     if count is None:
         number, filled = most, size
-        groups = sub_batches.drop_remainder(x, size), sub_batches.drop_remainder(y, size)
+        cut = lambda rows: sub_batches.drop_remainder(rows, size)  # noqa: E731
     else:
         number, filled = _fill_groups(size, most, count)
         # Beyond its own rows a group holds those of the next, as padding.
         numbers = jnp.minimum(jnp.arange(most)[:, None] * filled + jnp.arange(size), len(x) - 1)
-        groups = jnp.asarray(x)[numbers], jnp.asarray(y)[numbers]
-    sums = jax.lax.map(lambda group: _sum_group(scores, *encode(*group), tau, filled), groups)
+        cut = lambda rows: jnp.asarray(rows)[numbers]  # noqa: E731
+    groups = cut(x), cut(y), None if places is None else cut(places)
+    sums = jax.lax.map(lambda group: _sum_group(scores, *encode(*group[:2]), tau, filled, group[2]), groups)
     weights = ((jnp.arange(most)[:, None] < number) & (jnp.arange(size) < filled)).astype(jnp.float32).reshape(-1)
     return PairSums(**{name: values.reshape(-1) for name, values in sums.items()}, weights=weights, group=filled)
 
@@ -224,19 +228,27 @@ class _ColumnSums(NamedTuple):
 
 
 def _sum_group(
-    scores: Callable[[Any, Any], Array], x: Any, y: Any, tau: Any, count: int | Int[Array, ""]
+    scores: Callable[[Any, Any], Array],
+    x: Any,
+    y: Any,
+    tau: Any,
+    count: int | Int[Array, ""],
+    places: Float[Array, " m"] | None,
 ) -> dict[str, Array]:
     """The fields of `PairSums` for one group of `count` rows: its rows of x are scored in blocks against all of y."""
     size = len(jax.tree.leaves(x)[0])
     block = max(1, min(size, BLOCK_PAIRS // size))
-    log_mean = functools.partial(_log_mean, count=count - 1)
     is_column = jnp.arange(size) < count
 
-    def sum_block(sums: _ColumnSums, numbered: tuple[Array, Array]) -> tuple[_ColumnSums, _RowSums]:
-        numbers, rows_of_x = numbered
+    def sum_block(sums: _ColumnSums, numbered: tuple[Array, Array, Any]) -> tuple[_ColumnSums, tuple[_RowSums, Any]]:
+        numbers, rows_of_x, places_of_x = numbered
         matrix = scores(rows_of_x, y).astype(jnp.float32)
         is_joint = lazy_scores.mark_joint(numbers, size)
         is_negative = ~is_joint & is_column
+        if places is not None:
+            is_negative &= jnp.abs(places_of_x[:, None] - places) >= 1
+        pairs = count - 1 if places is None else jnp.sum(is_negative, axis=1)
+        log_mean = functools.partial(_log_mean, count=pairs)
         joint = jnp.sum(jnp.where(is_joint, matrix, 0.0), axis=1)
         negatives = jnp.where(is_negative, matrix, -jnp.inf)
         clipped = jnp.where(is_negative, jnp.clip(matrix, -tau, tau), -jnp.inf)
@@ -248,16 +260,20 @@ def _sum_group(
             jnp.logaddexp(sums.clipped_columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, clipped), axis=0)),
             sums.shares + jnp.sum(jnp.where(padding, 0.0, shares), axis=0),
         )
-        beyond = jnp.sum((jnp.abs(matrix) > tau) & is_negative, axis=1) / (count - 1)
+        beyond = jnp.sum((jnp.abs(matrix) > tau) & is_negative, axis=1) / pairs
         squared = jax.nn.logsumexp(2 * negatives, axis=1)
         clipped_rows = log_mean(jax.nn.logsumexp(clipped, axis=1))
-        return sums, _RowSums(joint, log_mean(rows), clipped_rows, log_mean(squared), beyond)
+        of_rows = _RowSums(joint, log_mean(rows), clipped_rows, log_mean(squared), beyond)
+        return sums, (of_rows, None if places is None else pairs)
 
     empty = jnp.full(size, -jnp.inf)
-    blocks = lazy_scores.number_rows(size, block), lazy_scores.pad_to_blocks(x, block)
-    sums, of_rows = jax.lax.scan(sum_block, _ColumnSums(empty, empty, jnp.zeros(size)), blocks)
+    blocks = lazy_scores.number_rows(size, block), *lazy_scores.pad_to_blocks((x, places), block)
+    sums, by_block = jax.lax.scan(sum_block, _ColumnSums(empty, empty, jnp.zeros(size)), blocks)
+    of_rows, pairs = lazy_scores.drop_padding(by_block, size)
+    # A row stands in as many negative pairs by its x as by its y.
+    log_mean = functools.partial(_log_mean, count=count - 1 if places is None else pairs)
     means = sums._replace(columns=log_mean(sums.columns), clipped_columns=log_mean(sums.clipped_columns))
-    return lazy_scores.drop_padding(of_rows, size)._asdict() | means._asdict()
+    return of_rows._asdict() | means._asdict()
 
 
 def _log_mean(log_sum: Array, count: int | Array) -> Array:

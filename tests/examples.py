@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from mi_jax import networks
-from mi_jax.cli.files import Samples
+from mi_jax.cli.samples import Samples
 from mi_jax.consistency import Measured, SelfConsistency, judge_ratio
 from mi_jax.estimation import Estimate
 from mi_jax.estimation.columns import fit_columns
@@ -13,6 +13,7 @@ from mi_jax.estimation.combine import Independence
 from mi_jax.estimation.config import FitConfig
 from mi_jax.estimation.cross_fitting import Seconds
 from mi_jax.estimation.diagnostics import Diagnostics
+from mi_jax.estimation.units import make_units
 
 
 def samples():
@@ -55,6 +56,7 @@ def estimate(**changes):
         "config": FitConfig("smile", networks.BilinearCritic(), 32, 8, 2, 6, 2e-3, 4_194_304),
         "seconds": Seconds(3.0, 2.0, 1.0),
         "columns": (fit_columns(samples().x, "x"), fit_columns(samples().y, "y")),
+        "units": make_units(40),
         "variables": {"params": {"kernel": np.zeros((2, 3))}},
     }
     return Estimate(**values | changes)

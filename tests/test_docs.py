@@ -34,6 +34,7 @@ SHORTER = {
         "permutations=19, steps=500)": f"permutations=1, {SMALL_FIT})",
     },
     "when-to-believe-it.md": {
+        "groups=groups, steps=300)": f"groups=groups, {SMALL_FIT})",
         "4_000)": "400)",
         "folds=2, steps=300": "estimator=lambda x, y: 1.0",
         "dim=20, mi=2.0": "dim=2, mi=2.0",

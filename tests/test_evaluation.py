@@ -106,19 +106,24 @@ def rows(n, seed=0):
     return np.float32(x), np.float32(0.6 * x + 0.8 * y)
 
 
-def dense(scores, tau):
-    """The fields of `PairSums` of one group, from its whole matrix, in float64 and row by row."""
+def dense(scores, tau, near=None):
+    """The fields of `PairSums` of one group, from its whole matrix, in float64 and row by row.
+
+    `near` marks pairs that are no negatives; by default the joint ones alone.
+    """
     s, m = np.float64(scores), len(scores)
+    far = ~np.eye(m, dtype=bool) if near is None else ~near
     found = {name: np.zeros(m) for name in evaluation.PairSums._fields[:-1]} | {"weights": np.ones(m)}
     for i in range(m):
-        row, column = np.delete(s[i], i), np.delete(s[:, i], i)
+        row, column = s[i, far[i]], s[far[:, i], i]
         found["joint"][i] = s[i, i]
         found["rows"][i], found["columns"][i] = np.log(np.exp(row).mean()), np.log(np.exp(column).mean())
         found["clipped_rows"][i] = np.log(np.exp(np.clip(row, -tau, tau)).mean())
         found["clipped_columns"][i] = np.log(np.exp(np.clip(column, -tau, tau)).mean())
         found["squared"][i] = np.log(np.exp(2 * row).mean())
         found["clipped"][i] = np.mean(np.abs(row) > tau)
-        found["shares"][i] = sum(np.exp(s[j, i]) / np.exp(s[j]).sum() for j in range(m) if j != i)
+        counted = far | np.eye(m, dtype=bool)
+        found["shares"][i] = sum(np.exp(s[j, i]) / np.exp(s[j, counted[j]]).sum() for j in np.flatnonzero(far[:, i]))
     return found
 
 
@@ -144,6 +149,34 @@ def test_pair_sums_are_those_of_the_whole_matrix(monkeypatch, n, block_pairs, pa
     for name, values in zip(evaluation.PairSums._fields, found, strict=False):
         assert values.shape == (full,)
         np.testing.assert_allclose(values, np.concatenate([each[name] for each in expected]), rtol=1e-5, atol=1e-5)
+
+
+PLACES = {"groups": np.float32(np.random.default_rng(3).integers(0, 6, 24)), "blocks": np.float32(np.arange(24) / 2.5)}
+
+
+@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(("count", "pairs"), [(None, 2**22), (None, 8 * 24), (19, 2**22)])
+def test_rows_that_depend_on_one_another_are_no_negatives(monkeypatch, places, count, pairs):
+    monkeypatch.setattr(evaluation, "BLOCK_PAIRS", 100)
+    x, y = rows(24)
+    call = lambda x, y, places: evaluation.pair_sums(bilinear(), x, y, tau=0.8, max_pairs=pairs, count=count, places=places)  # noqa: E731
+    found = jax.jit(lambda *given: (sums := call(*given), evaluation.read_outs(sums), evaluation.log_partition(sums)))
+    sums, read_outs, log_z = found(x, y, places)
+    size, full = (8, 24) if pairs < 2**22 else (count or 24, count or 24)
+    matrix, near = bilinear()(x, y), np.abs(places[:, None] - places) < 1
+    cuts = [slice(start, start + size) for start in range(0, full, size)]
+    parts = [dense(matrix[cut, cut], 0.8, near[cut, cut]) for cut in cuts]
+    expected = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(sums, name)[np.asarray(sums.weights) > 0], values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(log_z, np.log(np.mean(np.exp(expected["rows"]))), rtol=1e-5, atol=1e-6)
+    smile = expected["joint"].mean() - np.log(np.mean(np.exp(expected["clipped_rows"])))
+    np.testing.assert_allclose(read_outs["smile"].value, smile, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_without_negatives_has_no_read_out():
+    sums = evaluation.pair_sums(bilinear(), *rows(6), places=jnp.zeros(6))
+    assert jnp.isnan(evaluation.read_outs(sums)["smile"].value)
 
 
 @functools.cache

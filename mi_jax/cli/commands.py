@@ -17,12 +17,13 @@ import click
 import mi_jax
 from mi_jax.cli import files as reading
 from mi_jax.cli.options import CRITICS, ESTIMATORS, OPTIONS, TOLERANCE, TRANSFORMS, add_data_options, add_estimate_options
+from mi_jax.cli.samples import Samples
 
 if TYPE_CHECKING:
     from mi_jax.estimation import Estimate
 
 # How an error of the library begins if the user caused it: with the name of an option, or of x or y.
-USER_ERROR = re.compile(rf"(?P<option>{'|'.join([*OPTIONS, 'tolerance'])})\b|(x|y|g\(rows\)|h\(rows\)) ")
+USER_ERROR = re.compile(rf"(?P<option>{'|'.join([*OPTIONS, 'groups', 'tolerance'])})\b|(x|y|g\(rows\)|h\(rows\)) ")
 
 
 class Refused(click.ClickException):
@@ -62,6 +63,7 @@ def program(context: click.Context) -> None:
 
 @program.command(short_help="Estimate the mutual information of x and y.")
 @add_data_options
+@click.option("--groups", metavar="COLUMN", help="The column of labels of rows that belong together, such as one subject's.")
 @click.option("--bits", is_flag=True, help="Print the estimate in bits; 1 nat is 1.44 bits. The diagnostics stay in nats.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw training and estimates into this .png or .pdf file.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save the estimate to this file, for mi_jax.load.")
@@ -77,6 +79,7 @@ def estimate(
     as_json: bool,
     verbose: bool,
     seed: int,
+    groups: str | None,
     bits: bool,
     plot: Path | None,
     save: Path | None,
@@ -93,7 +96,7 @@ def estimate(
     """  # noqa: D301 - Click keeps the lines after this mark as they are
     watch = Watch(started)
     _check_outputs(files, save=save, plot=plot)
-    samples = _read_samples(watch, files, x, y, drop_missing)
+    samples = _read_samples(watch, files, x, y, drop_missing, groups)
     if plot is not None:
         _check_plot(plot)
     with watch("import"):
@@ -103,7 +106,8 @@ def estimate(
         from mi_jax.cli import output, progress
     _keep_programs(compilation_cache)
     with _refuse_user_errors(files), progress.Progress("training") as bar:
-        result = estimation.estimate(samples.x, samples.y, key=jax.random.key(seed), on_chunk=bar, **options)
+        key = jax.random.key(seed)
+        result = estimation.estimate(samples.x, samples.y, groups=samples.groups, key=key, on_chunk=bar, **options)
     spent = result.seconds
     seconds = watch.total(compile=spent.compile, train=spent.train, **{"read out": spent.read_out})
     if as_json:
@@ -116,7 +120,7 @@ def estimate(
 
 @program.command(short_help="Test whether the estimator can be trusted on these data.")
 @add_data_options
-@add_estimate_options(*(name for name in OPTIONS if name != "permutations"))
+@add_estimate_options(*(name for name in OPTIONS if name not in ("permutations", "blocks")))
 @click.option(
     "--tolerance", type=float, default=TOLERANCE, show_default=True, help="How far a ratio may be from what it should be."
 )
@@ -196,11 +200,16 @@ class Watch:
 
 
 def _read_samples(
-    watch: Watch, files: tuple[Path, ...], x: tuple[str, ...], y: tuple[str, ...], drop_missing: bool
-) -> reading.Samples:
+    watch: Watch,
+    files: tuple[Path, ...],
+    x: tuple[str, ...],
+    y: tuple[str, ...],
+    drop_missing: bool,
+    groups: str | None = None,
+) -> Samples:
     try:
         with watch("read"):
-            return reading.read_samples(files, x, y, drop_missing=drop_missing)
+            return reading.read_samples(files, x, y, groups=groups, drop_missing=drop_missing)
     except ValueError as error:
         raise Refused(str(error)) from error
 

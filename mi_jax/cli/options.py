@@ -89,6 +89,11 @@ OPTIONS: Mapping[str, Option] = {
         0,
         "Also test whether x and y are independent, by as many estimates on shuffled rows. Take 19 or more.",
     ),
+    "blocks": Option(
+        int,
+        None,
+        "The rows are a series in order, and rows so far apart are independent. By default all rows are independent.",
+    ),
     "confidence": Option(float, 0.95, "The confidence level of the interval."),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mi_jax.cli import verdicts
-from mi_jax.cli.files import Samples, list_names
+from mi_jax.cli.samples import Samples, list_names
 from mi_jax.consistency import Property, SelfConsistency
 from mi_jax.estimation import Estimate
 from mi_jax.estimation.config import EVERY
@@ -135,8 +135,8 @@ def format_samples(samples: Samples) -> str:
 
     Example:
       >>> import numpy as np
-      >>> from mi_jax.cli import files, output
-      >>> output.format_samples(files.Samples(np.zeros((9, 2)), np.zeros(9), ("a", "b"), ("c",), dropped=1))
+      >>> from mi_jax.cli import output, samples
+      >>> output.format_samples(samples.Samples(np.zeros((9, 2)), np.zeros(9), ("a", "b"), ("c",), dropped=1))
       '9 rows (1 with a missing entry left out); x: a, b; y: c'
     """
     dropped = f" ({samples.dropped:,} with a missing entry left out)" if samples.dropped else ""

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mi_jax.estimation.cross_fitting import Fitted
 from mi_jax.estimation.read_out import HeldOut
 from mi_jax.estimation.splits import Split
+from mi_jax.estimation.units import Units
 
 
 class Independence(NamedTuple):
@@ -32,7 +33,7 @@ class Combined(NamedTuple):
     Attributes:
       mi, stderr, interval, allowance, per_fold, influence: as in `Estimate`.
       training_error: how much the folds differ beyond what their test rows explain, as a standard deviation; 0 where chance
-        explains it, at a level of 1 % for folds of equal size.
+        explains it, at a level of 1 %.
     """
 
     mi: float
@@ -50,49 +51,78 @@ def estimate_per_fold(fitted: Fitted) -> Float[np.ndarray, " folds"]:
     return np.where(fitted.diverged | ~np.isfinite(values), np.nan, values)
 
 
-def average(per_fold: Float[np.ndarray, " folds"]) -> float:
-    """The mean over the folds that can be used; NaN if there are none."""
-    usable = per_fold[np.isfinite(per_fold)]
-    return float(usable.mean()) if usable.size else math.nan
+def average(per_fold: Float[np.ndarray, " folds"], splits: Sequence[Split]) -> float:
+    """The mean over the tested rows of the folds that can be used; NaN if there are none."""
+    usable = np.isfinite(per_fold)
+    weights = np.array([len(split.test) for split in splits])
+    return float(np.average(per_fold[usable], weights=weights[usable])) if usable.any() else math.nan
 
 
-def combine(fitted: Fitted, splits: Sequence[Split], num_rows: int, confidence: float) -> Combined:
+def combine(fitted: Fitted, splits: Sequence[Split], units: Units, confidence: float) -> Combined:
     """The mean of the folds, and its error; the folds share rows, and so err together."""
-    from scipy import stats  # slow to import
-
-    held, per_fold = fitted.held_out, estimate_per_fold(fitted)
-    usable = np.flatnonzero(np.isfinite(per_fold))
-    if not usable.size:
+    held, per_fold, num_rows = fitted.held_out, estimate_per_fold(fitted), len(units.of_row)
+    usable = np.flatnonzero(np.isfinite(per_fold)).tolist()
+    if not usable:
         undefined = math.nan, math.nan
         return Combined(math.nan, math.nan, undefined, undefined, per_fold, np.full(num_rows, math.nan), math.nan)
     by_row = np.zeros(num_rows)
-    within = np.zeros(usable.size)
-    for place, fold in enumerate(usable.tolist()):
+    total = sum(len(splits[fold].test) for fold in usable)
+    within, counts = np.zeros(len(usable)), np.zeros(len(usable))
+    for place, fold in enumerate(usable):
         influence = np.asarray(held.influence[fold], float)[held.weights[fold] > 0]
         tested = splits[fold].test[: influence.size]
-        by_row[tested] += influence / (influence.size * usable.size)
-        within[place] = np.var(influence, ddof=1) / influence.size
+        by_row[tested] += influence / influence.size * (len(splits[fold].test) / total)
+        within[place], counts[place] = _variance_of_mean(influence, units.of_row[tested])
     values = per_fold[usable]
     # Not divided by the number of folds: they train on mostly the same rows, and so err together.
-    between = max(0.0, float(np.var(values, ddof=1) - within.mean())) if usable.size > 1 else 0.0
-    freedom = max(1, usable.size - 1)
-    by_chance = stats.chi2.isf(0.01, freedom) / freedom * within.mean()
-    training_error = math.sqrt(between) if between + within.mean() > by_chance else 0.0
-    mi, stderr = average(per_fold), math.sqrt(float(by_row @ by_row) + between)
-    down, up = _allow(held, usable)
-    interval = make_interval(mi, stderr, (down, up), confidence)
-    return Combined(mi, stderr, interval, (down, up), per_fold, num_rows * by_row, training_error)
+    between = max(0.0, float(np.var(values, ddof=1) - within.mean())) if len(usable) > 1 else 0.0
+    training_error = math.sqrt(between) if between + within.mean() > _largest_by_chance(within, counts) else 0.0
+    mi = average(per_fold, splits)
+    sampling = np.sum(units.sums(by_row) ** 2) * units.number / (units.number - 1)
+    stderr = math.sqrt(float(sampling) + between)
+    allowance = _allow(held, usable)
+    interval = make_interval(mi, stderr, allowance, confidence, units.number - 1)
+    return Combined(mi, stderr, interval, allowance, per_fold, num_rows * by_row, training_error)
 
 
-def make_interval(mi: float, stderr: float, allowance: tuple[float, float], confidence: float) -> tuple[float, float]:
-    """The interval of an estimate, or of a difference of two: mi ∓ z stderr, widened by the allowance (down, up)."""
+def _variance_of_mean(influence: Float[np.ndarray, " k"], units: Int[np.ndarray, " k"]) -> tuple[float, int]:
+    """The variance of the mean of rows that are alike within units, and how many units there are."""
+    number = np.unique(units, return_inverse=True)[1]
+    sums = np.bincount(number, influence - influence.mean())
+    count = sums.size
+    return float(sums @ sums) / influence.size**2 * count / (count - 1), count
+
+
+def _largest_by_chance(within: Float[np.ndarray, " k"], counts: Float[np.ndarray, " k"]) -> float:
+    """What the variance of the folds' estimates exceeds in 1 % of cases, if their test rows are all that they differ by.
+
+    Source: Satterthwaite (1946), "An approximate distribution of estimates of variance components", for both degrees of
+    freedom of F: of the variance of folds that differ in precision, and of their mean precision, which is estimated.
+    """
     from scipy import stats  # slow to import
 
-    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * stderr
+    if within.size < 2 or not within.any():
+        return 0.0
+    centre = (np.eye(within.size) - 1 / within.size) * within
+    above = np.trace(centre) ** 2 / np.sum(centre * centre.T)
+    below = within.sum() ** 2 / np.sum(within**2 / (counts - 1))
+    return float(stats.f.isf(0.01, above, below) * within.mean())
+
+
+def make_interval(
+    mi: float, stderr: float, allowance: tuple[float, float], confidence: float, freedom: int
+) -> tuple[float, float]:
+    """The interval of an estimate, or of a difference of two: mi ∓ t stderr, widened by the allowance (down, up).
+
+    Here t is Student's, with one degree of freedom less than there are independent units.
+    """
+    from scipy import stats  # slow to import
+
+    reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * stderr
     return mi - reach - allowance[0], mi + reach + allowance[1]
 
 
-def _allow(held: HeldOut, usable: np.ndarray) -> tuple[float, float]:
+def _allow(held: HeldOut, usable: Sequence[int]) -> tuple[float, float]:
     """How far the interval reaches further down, and up, than the standard error says; see `Estimate`."""
 
     def mean(values: np.ndarray) -> float:

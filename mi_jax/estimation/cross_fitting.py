@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mi_jax import _logspace, evaluation, sub_batches, training
 from mi_jax.estimation.config import EVERY, FitConfig
-from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, read_out_fold, stack_pairs
+from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, Rows, read_out_fold, stack_pairs
 from mi_jax.estimation.splits import Split
 from mi_jax.models import Model, Variables
 from mi_jax.training import layout, runs
@@ -24,7 +24,7 @@ from mi_jax.training.layout import Layout
 CHUNK = 5  # validations between reports
 VALIDATION_GROUP = 128  # pairs in a validation group; fewer if there would be less than
 VALIDATION_GROUPS = 8
-MOST_VALIDATION_GROUPS = 32  # more rows than these hold would make validation dearer than the training between
+MOST_VALIDATION_ROWS = 32 * VALIDATION_GROUP  # more would make validation dearer than the training between
 
 
 class Fitted(NamedTuple):
@@ -66,7 +66,7 @@ class TrainRows(NamedTuple):
 
 def fit_folds(
     config: FitConfig,
-    rows: tuple[np.ndarray, np.ndarray],
+    rows: Rows,
     splits: Sequence[Split],
     keys: Array,
     *,
@@ -79,7 +79,7 @@ def fit_folds(
 
     Args:
       config: what to train, and how.
-      rows: (x, y) float32 rows.
+      rows: float32 rows.
       splits: the rows of each fold, the same in all data sets; folds may differ in size.
       keys: (folds,) typed keys, the same for all data sets.
       orders: one data set for each: y is taken in this order. By default one set, as the rows are paired.
@@ -90,7 +90,7 @@ def fit_folds(
     Returns:
       A `Fitted` for each data set, and the seconds that all took.
     """
-    orders = [np.arange(len(rows[0]))] if orders is None else orders
+    orders = [np.arange(len(rows.x))] if orders is None else orders
     places = [(split, order) for order in orders for split in splits]
     run_keys = jnp.concatenate([keys] * len(orders))
     inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split, order in places]))
@@ -178,7 +178,7 @@ def make_trainer(config: FitConfig, validation_group: int) -> training.Trainer:
 
     All folds share the rows; each fold has the numbers of its own.
     """
-    model, most = config.model(), MOST_VALIDATION_GROUPS * validation_group
+    model, most = config.model(), MOST_VALIDATION_ROWS // validation_group * validation_group
     trained = _average_sub_batches(model, config.sub_batch)
 
     def make_fold(inputs: training.Inputs) -> training.Trainer:
@@ -212,10 +212,11 @@ def make_trainer(config: FitConfig, validation_group: int) -> training.Trainer:
 def _validation_group(splits: Sequence[Split]) -> int:
     """The rows of a validation group, more than a training group has: a ratio that explodes on rare pairs must be seen.
 
-    The smallest fold decides, so that it has as many groups as alone.
+    The smallest fold decides, so that it has as many groups as alone. Rows of one unit are not in one group.
     """
     fewest = min(len(split.valid) for split in splits)
-    return min(VALIDATION_GROUP, max(2, fewest // VALIDATION_GROUPS))
+    apart = min((split.apart for split in splits if split.apart is not None), default=VALIDATION_GROUP)
+    return min(VALIDATION_GROUP, apart, max(2, fewest // VALIDATION_GROUPS))
 
 
 def _average_sub_batches(model: Model, size: int) -> Model:

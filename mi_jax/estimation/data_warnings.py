@@ -1,19 +1,14 @@
-"""Warnings about the data: columns left out, precision lost, repeated rows, and relations without noise."""
+"""Warnings about the data: columns left out, precision lost, and relations without noise; and those about rows."""
 
-import math
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from mi_jax.estimation.columns import Columns, Transform
+from mi_jax.estimation.row_warnings import Rows, count_distinct, warn_of_order, warn_of_repeats
 
-Rows: TypeAlias = tuple[np.ndarray, np.ndarray]
-
-LARGEST_DUPLICATES = 0.01
 FAR = 0.01  # of the standard deviation: the median distance from the median, which is 0.67 of it for a normal variable
-MORE_THAN_CHANCE = 10.0  # times as many equal rows as columns that coincide independently of one another would give
 LINEAR = 1e-3
 DETERMINISTIC = 0.02
 # Fewest rows: at all, and for a function of 1 or of 2 columns. With fewer, noise cannot be told from a function.
@@ -21,7 +16,9 @@ FEWEST_ROWS = (50, 200, 1_000)
 MOST_ROWS, MOST_COLUMNS = 10_000, 400  # with more, looking for a relation takes longer than a second
 
 
-def warn_of_data(columns: tuple[Columns, Columns], rows: Rows, raw: Rows, transform: Transform) -> dict[str, str]:
+def warn_of_data(
+    columns: tuple[Columns, Columns], rows: Rows, raw: Rows, transform: Transform, *, independent: bool = True
+) -> dict[str, str]:
     """All warnings that the data alone give.
 
     Args:
@@ -29,12 +26,14 @@ def warn_of_data(columns: tuple[Columns, Columns], rows: Rows, raw: Rows, transf
       rows: the rows of x and of y after the transform.
       raw: the same before it, with all columns.
       transform: what was done.
+      independent: whether rows are taken for independent of one another, and not for groups or blocks.
     """
     warnings = warn_of_columns(*columns)
     if transform != "ranks":  # ranks keep values apart
         for side in zip(columns, rows, raw, strict=True):
             warnings |= warn_of_transform(*side)
-    return warnings | warn_of_rows(*rows, raw)
+    warnings |= warn_of_repeats(*raw) | (warn_of_order(rows, raw) if independent else {})
+    return warnings | warn_of_relation(*rows, raw)
 
 
 def warn_of_columns(x: Columns, y: Columns) -> dict[str, str]:
@@ -84,8 +83,8 @@ def _some(places: Sequence[int] | np.ndarray) -> str:
     return ", ".join(map(str, places[:5])) + (", …" if len(places) > 5 else "")
 
 
-def warn_of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw: Rows | None = None) -> dict[str, str]:
-    """Warnings of transformed rows: repeated ones, and a relation without noise.
+def warn_of_relation(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw: Rows | None = None) -> dict[str, str]:
+    """A warning of transformed rows whose relation has no noise.
 
     Args:
       x: (n, dx) transformed rows.
@@ -94,17 +93,7 @@ def warn_of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw
         smooth there may be rough between ranks.
     """
     warnings, raw = {}, raw or (x, y)
-    left, right = (_distinct(rows).size for rows in (x, y))
-    counts = _distinct(np.hstack([x, y]))
-    share = 1 - counts.size / len(x)
-    # Discrete variables give equal pairs too; their distinct pairs are fewer than those of their values.
-    if share > LARGEST_DUPLICATES and max(left, right) == counts.size > len(x) / 10:
-        by_chance = math.prod(_coincidence(np.unique(column, return_counts=True)[1]) for column in (*x.T, *y.T))
-        if _coincidence(counts) > MORE_THAN_CHANCE * by_chance:
-            warnings["duplicated_rows"] = (
-                f"{share:.0%} of the rows repeat another: training and test rows then share pairs, and the estimate is too "
-                "high; leave repetitions out"
-            )
+    left, right = (count_distinct(rows).size for rows in (x, y))
     # Rows are taken in random order, since the first of sorted rows would not be like the others.
     order = np.random.default_rng(0).permutation(len(x))[:MOST_ROWS]
     if min(left, right) > len(x) / 2 and _without_noise((x[order], y[order]), (raw[0][order], raw[1][order])):
@@ -113,17 +102,6 @@ def warn_of_rows(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], raw
             "and the estimate only shows the resolution of the data"
         )
     return warnings
-
-
-def _distinct(rows: np.ndarray) -> np.ndarray:
-    """How often each of the distinct rows occurs."""
-    rows = np.ascontiguousarray(rows)
-    return np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))), return_counts=True)[1]
-
-
-def _coincidence(counts: np.ndarray) -> float:
-    """The chance that two different rows are equal, given how often each value occurs."""
-    return float(counts @ (counts - 1)) / (counts.sum() * (counts.sum() - 1))
 
 
 def _without_noise(ranked: Rows, raw: Rows) -> bool:

@@ -17,7 +17,9 @@ from mi_jax.estimation.config import make_config, make_critic
 from mi_jax.estimation.cross_fitting import Fitted, Seconds
 from mi_jax.estimation.diagnostics import diagnose
 from mi_jax.estimation.inputs import check_devices, check_key, check_pairs, generator
+from mi_jax.estimation.read_out import Rows
 from mi_jax.estimation.result import Estimate
+from mi_jax.estimation.units import Units, check_exchangeable, make_units
 from mi_jax.training import Report
 
 ROWS_AT_ONCE = 2**25  # rows of permuted sets that train side by side, over their folds; each takes some 20 bytes
@@ -27,6 +29,8 @@ def estimate(
     x: Any,
     y: Any,
     *,
+    groups: Any = None,
+    blocks: int | None = None,
     estimator: str = "smile",
     critic: str | nn.Module | None = None,
     folds: int = splits.FOLDS,
@@ -54,6 +58,10 @@ def estimate(
     Args:
       x: (n,), (n, d) or (n, *shape) samples: floats, integers or bools, of NumPy or JAX.
       y: their n partners, of the same or another shape.
+      groups: (n,) labels of rows that belong together, such as the measurements of one subject: numbers or strings. Groups
+        stay whole in folds and in permutations, and the interval counts groups, not rows. By default rows are independent.
+      blocks: for a series, whose rows stand in its order: how far apart rows are independent. Folds are stretches of the
+        series, with gaps of so many rows between what trains and what tests; the interval counts blocks of as many.
       estimator: "smile", "js", "infonce" ("cpc"), "dv", "mine", "nwj", "tuba", "gm" or "doe".
       critic: "gaussian", which starts from the closed-form Gaussian log ratio, "joint", "separable", "bilinear", or a
         module, of `mi_jax.networks` or your own. By default "gaussian", and "separable" with over 1,000 columns.
@@ -73,7 +81,8 @@ def estimate(
       patience: steps without a better validation after which a fold stops.
       max_pairs: how many pairs the read-out of a fold may score; memory does not grow with it. InfoNCE's ceiling is the log
         of the number of pairs a row: `Estimate.diagnostics.ceiling`.
-      permutations: how many permuted data sets go through the same pipeline, for a test of independence; 19 or more.
+      permutations: how many permuted data sets go through the same pipeline, for a test of independence; 19 or more. Groups
+        are exchanged whole, with others of their size; a series is turned around, by a block or more.
       confidence: level of the interval.
       devices: where the folds run; by default all local devices.
       on_chunk: called with a `Report` during training.
@@ -83,7 +92,7 @@ def estimate(
 
     Raises:
       ValueError: if an argument is out of range, x and y do not hold the same number of rows, at least 20, or hold an entry
-        that is not finite, or all columns of one are constant.
+        that is not finite, or all columns of one are constant; if groups or blocks are too few, or too large.
       TypeError: if x or y is no array of numbers, or an argument has another type.
 
     Example:
@@ -103,12 +112,17 @@ def estimate(
     key, devices = check_key(key), check_devices(devices)
     raw = check_pairs(x, y)
     folds, repeats = _check_folds(folds, repeats, len(raw[0]))
+    units = make_units(len(raw[0]), groups, blocks, folds)
+    if permutations:
+        check_exchangeable(units)
     columns = fit_columns(x, "x", transform), fit_columns(y, "y", transform)
-    rows = columns[0](x), columns[1](y)
+    rows = Rows(columns[0](x), columns[1](y), units.places)
+    split_key, fold_key, permutation_key = jax.random.split(key, 3)
+    parts = splits.make_splits(units, folds, repeats, generator(split_key))
     config = make_config(
         estimator,
-        make_critic(estimator, critic, rows[0].shape[1], rows[1].shape[1]),
-        num_train=splits.split_sizes(len(rows[0]), folds)[0],
+        make_critic(estimator, critic, rows.x.shape[1], rows.y.shape[1]),
+        num_train=min(len(part.train) for part in parts),
         steps=steps,
         batch_size=batch_size,
         num_negatives=num_negatives,
@@ -116,14 +130,12 @@ def estimate(
         patience=patience,
         max_pairs=max_pairs,
     )
-    split_key, fold_key, permutation_key = jax.random.split(key, 3)
-    parts = splits.make_splits(len(rows[0]), folds, repeats, generator(split_key))
     keys, rng = jax.random.split(fold_key, len(parts)), generator(permutation_key)
     fit = functools.partial(
         cross_fitting.fit_folds, config, rows=rows, splits=parts, keys=keys, tau=tau, devices=devices, on_chunk=on_chunk
     )
-    sets = _fit_sets(fit, _draw_orders(len(rows[0]), permutations, rng), 1 + permutations, len(parts) * len(rows[0]))
-    combined = combine.combine(sets.data, parts, len(rows[0]), confidence)
+    sets = _fit_sets(fit, parts, _draw_orders(units, permutations, rng), 1 + permutations)
+    combined = combine.combine(sets.data, parts, units, confidence)
     known = diagnose(sets.data, np.isfinite(combined.per_fold), combined.training_error)
     outcome = fit_warnings.Outcome(config, folds, combined.mi, combined.stderr, combined.per_fold, known)
     return Estimate(
@@ -136,11 +148,13 @@ def estimate(
         influence=combined.influence,
         history=sets.data.history,
         diagnostics=known,
-        warnings=data_warnings.warn_of_data(columns, rows, raw, transform) | fit_warnings.warn_of_fit(outcome),
+        warnings=data_warnings.warn_of_data(columns, (rows.x, rows.y), raw, transform, independent=units.kind == "rows")
+        | fit_warnings.warn_of_fit(outcome),
         independence=combine.compare_with_permuted(combined.mi, sets.permuted, rng) if permutations else None,
         config=config,
         seconds=sets.seconds,
         columns=columns,
+        units=units,
         variables=sets.data.variables,
     )
 
@@ -169,9 +183,9 @@ def _check_folds(folds: int, repeats: int, num_rows: int) -> tuple[int, int]:
     return folds, repeats
 
 
-def _draw_orders(num_rows: int, permutations: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _draw_orders(units: Units, permutations: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """The order of y in the data, and then in data sets without dependence, one after another."""
-    return itertools.chain([np.arange(num_rows)], (rng.permutation(num_rows) for _ in range(permutations)))
+    return itertools.chain([np.arange(len(units.of_row))], (units.permute(rng) for _ in range(permutations)))
 
 
 class _Sets(NamedTuple):
@@ -183,9 +197,13 @@ class _Sets(NamedTuple):
 
 
 def _fit_sets(
-    fit: Callable[..., tuple[list[Fitted], Seconds]], orders: Iterator[np.ndarray], count: int, rows_a_set: int
+    fit: Callable[..., tuple[list[Fitted], Seconds]],
+    parts: Sequence[splits.Split],
+    orders: Iterator[np.ndarray],
+    count: int,
 ) -> _Sets:
     """Fits the data, and the permuted sets beside them, as many at once as fit the memory: `count` in all."""
+    rows_a_set = sum(len(rows) for part in parts for rows in (part.train, part.valid, part.test))
     size = min(count, max(1, ROWS_AT_ONCE // rows_a_set))
     data: list[Fitted] = []
     means: list[float] = []
@@ -194,6 +212,6 @@ def _fit_sets(
         fitted, spent = fit(orders=group + group[:1] * (size - len(group)))
         if not data:
             data.append(jax.tree.map(np.array, fitted[0]))  # copied, so that the other sets can be freed
-        means += [combine.average(combine.estimate_per_fold(one)) for one in fitted[: len(group)]]
+        means += [combine.average(combine.estimate_per_fold(one), parts) for one in fitted[: len(group)]]
         seconds = Seconds(*(old + new for old, new in zip(seconds, spent, strict=True)))
     return _Sets(data[0], np.array(means[1:]), seconds)

@@ -24,6 +24,20 @@ OTHERS: dict[str, tuple[str, ...]] = {
 }
 
 
+class Rows(NamedTuple):
+    """All rows of x and of y.
+
+    Attributes:
+      x: (n, d) rows.
+      y: (n, k) rows.
+      places: (n,) `Units.places` of the rows, the same in both; None if all rows are independent.
+    """
+
+    x: Float[np.ndarray, "n d"]
+    y: Float[np.ndarray, "n k"]
+    places: Float[np.ndarray, " n"] | None = None
+
+
 class Pairs(NamedTuple):
     """Joint pairs by number: x[x_rows[i]] stands with y[y_rows[i]].
 
@@ -36,9 +50,13 @@ class Pairs(NamedTuple):
     y_rows: Int[np.ndarray, " n"]
     count: Any = None
 
-    def select(self, rows: tuple[Array, Array]) -> tuple[Array, Array]:
+    def select(self, rows: Rows) -> tuple[Array, Array]:
         """The rows of these pairs, out of all rows; those of padding are any."""
-        return rows[0][self.x_rows], rows[1][self.y_rows]
+        return rows.x[self.x_rows], rows.y[self.y_rows]
+
+    def places(self, rows: Rows) -> Array | None:
+        """The places of these pairs, which are those of x; None if all rows are independent."""
+        return None if rows.places is None else rows.places[self.x_rows]
 
     @property
     def weights(self) -> Float[Array, " n"] | None:
@@ -120,7 +138,10 @@ def _read_out_scores(
     encode, pair = functools.partial(critic.encode, variables), functools.partial(critic.pair, variables)
     log_ratios = lambda codes_x, codes_y: pair(codes_x, codes_y) - config.offset  # noqa: E731
     sum_pairs = functools.partial(evaluation.pair_sums, log_ratios, encode=encode, tau=tau, max_pairs=config.max_pairs)
-    test, valid, train = (sum_pairs(*part.select(rows), count=part.count) for part in (given.test, given.valid, given.train))
+    test, valid, train = (
+        sum_pairs(*part.select(rows), count=part.count, places=part.places(rows))
+        for part in (given.test, given.valid, given.train)
+    )
     name = READ_OUTS[config.estimator]
     read_outs = evaluation.read_outs(test)
     value, influence = read_outs[name]

@@ -18,6 +18,7 @@ from mi_jax.estimation.combine import Independence, make_interval
 from mi_jax.estimation.config import EVERY, READ_OUTS, FitConfig
 from mi_jax.estimation.cross_fitting import Seconds
 from mi_jax.estimation.diagnostics import Diagnostics
+from mi_jax.estimation.units import Units
 from mi_jax.models import Variables
 
 
@@ -29,7 +30,8 @@ class Estimate:
       mi: the mean over the folds, in nats.
       stderr: its standard error. It covers the sampling of the test rows (each row's influence) and how much the folds
         differ beyond that (splits, starts, training).
-      interval: (low, high): mi ∓ z stderr, widened by `allowance`, with z of the level `confidence`.
+      interval: (low, high): mi ∓ t stderr, widened by `allowance`, with t of the level `confidence`: Student's, with one
+        degree of freedom less than there are rows, groups or blocks.
       allowance: (down, up), in nats. Down is what SMILE's clipping may have added: the difference from DV, but at most
         -log(1 - p), where p is the share of joint pairs that is clipped. Up is the train-test gap, if positive, plus
         abs(log E_Q[r]). A held-out estimate is too low by as much as the critic is wrong, which no resampling shows.
@@ -38,7 +40,7 @@ class Estimate:
       per_fold: (folds,) estimates, each from its own test rows, repeat after repeat; NaN for a fold that diverged, or whose
         estimate is not finite. Folds share training rows, so their spread over √folds is no standard error.
       influence: (n,) each row's influence, in nats: mi is off by about the mean of them, so the sampling part of `stderr`
-        is their root mean square over √n. `compare` pairs two estimates by it.
+        is their root mean square over √n, after sums over groups or blocks. `compare` pairs two estimates by it.
       history: name -> (folds, rounds): "validation_loss", and read-outs of training batches, a round being 50 steps; NaN
         after the stop. These are of training rows: nothing in it is an estimate.
       diagnostics: what the estimate rests on.
@@ -47,6 +49,7 @@ class Estimate:
       config: what was trained, and how.
       seconds: where the time went.
       columns: the maps from rows to the columns that were used, of x and of y.
+      units: which rows count as one, by `groups` or `blocks`.
       variables: the model's variables of each fold, each leaf with a leading axis of folds.
       unit: "nats" or "bits".
     """
@@ -65,6 +68,7 @@ class Estimate:
     config: FitConfig
     seconds: Seconds
     columns: tuple[Columns, Columns]
+    units: Units
     variables: Variables
     unit: str = "nats"
 
@@ -189,7 +193,7 @@ class Difference(NamedTuple):
     Attributes:
       mi: a.mi - b.mi.
       stderr: its standard error: the sampling of the rows, which both share, and the training of each.
-      interval: (low, high): mi ∓ z stderr, widened by `allowance`.
+      interval: (low, high): mi ∓ t stderr, widened by `allowance`, as that of `Estimate`.
       allowance: (down, up): down what a may be too high and b too low by, up the reverse; see `Estimate`.
       confidence: the nominal level of the interval.
       unit: "nats" or "bits".
@@ -226,7 +230,7 @@ def compare(a: Estimate, b: Estimate) -> Difference:
 
     Raises:
       TypeError: if one is no `Estimate`.
-      ValueError: if they have other numbers of rows, units or confidences.
+      ValueError: if they have other numbers of rows, groups or blocks, units of information, or confidences.
 
     Example:
       >>> import jax
@@ -248,13 +252,16 @@ def compare(a: Estimate, b: Estimate) -> Difference:
     if a.influence.size != b.influence.size:
         text = f"a and b must be estimates of the same rows, got {a.influence.size} and {b.influence.size} rows"
         raise ValueError(text)
-    training = sum(max(0.0, one.stderr**2 - _sampling_variance(one.influence)) for one in (a, b))
-    mi, stderr = a.mi - b.mi, math.sqrt(_sampling_variance(a.influence - b.influence) + training)
+    if not np.array_equal(a.units.of_row, b.units.of_row):
+        raise ValueError("a and b must have the same groups or blocks, got different ones")
+    training = sum(max(0.0, one.stderr**2 - _sampling_variance(one.influence, a.units)) for one in (a, b))
+    mi, stderr = a.mi - b.mi, math.sqrt(_sampling_variance(a.influence - b.influence, a.units) + training)
     allowance = a.allowance[0] + b.allowance[1], a.allowance[1] + b.allowance[0]
-    interval = make_interval(mi, stderr, allowance, a.confidence)
+    interval = make_interval(mi, stderr, allowance, a.confidence, a.units.number - 1)
     return Difference(mi, stderr, interval, allowance, a.confidence, a.unit)
 
 
-def _sampling_variance(influence: Float[np.ndarray, " n"]) -> float:
-    """The variance of an estimate by the sampling of its rows."""
-    return float(influence @ influence) / influence.size**2
+def _sampling_variance(influence: Float[np.ndarray, " n"], units: Units) -> float:
+    """The variance of an estimate by the sampling of its rows, or groups, or blocks."""
+    sums = units.sums(influence) / influence.size
+    return float(sums @ sums) * units.number / (units.number - 1)

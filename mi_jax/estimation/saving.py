@@ -17,8 +17,9 @@ from mi_jax.estimation.combine import Independence
 from mi_jax.estimation.config import FitConfig
 from mi_jax.estimation.cross_fitting import Seconds
 from mi_jax.estimation.diagnostics import Diagnostics
+from mi_jax.estimation.units import Units
 
-FORMAT = 2
+FORMAT = 3
 _NUMBERS = ("mi", "stderr", "interval", "allowance", "confidence", "unit")
 _TUPLES = ("best_step", "last_step", "diverged")  # of the diagnostics
 _PLACES = ("kept", "constant", "duplicated")  # of columns
@@ -26,7 +27,7 @@ _PLACES = ("kept", "constant", "duplicated")  # of columns
 
 def save(estimate: Any, path: str | Path) -> None:
     """Writes an estimate, whole or not at all; see `Estimate.save`."""
-    arrays = {"per_fold": estimate.per_fold, "influence": estimate.influence}
+    arrays = {"per_fold": estimate.per_fold, "influence": estimate.influence, "units": estimate.units.of_row}
     arrays |= {f"variables/{place}": np.asarray(leaf) for place, leaf in enumerate(jax.tree.leaves(estimate.variables))}
     arrays |= {f"history/{name}": values for name, values in estimate.history.items()}
     for columns in estimate.columns:
@@ -65,6 +66,7 @@ def _describe(estimate: Any) -> dict[str, Any]:
         "diagnostics": estimate.diagnostics._asdict(),
         "config": config | {"critic": None if critic is None else _describe_critic(critic)},
         "seconds": estimate.seconds._asdict(),
+        "units": {"kind": estimate.units.kind, "length": estimate.units.length},
         "shapes": [list(columns.shape) for columns in estimate.columns],
     }
 
@@ -97,6 +99,7 @@ def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn
         "config": config,
         "seconds": Seconds(**about["seconds"]),
         "columns": (columns[0], columns[1]),
+        "units": Units(of_row=arrays["units"], **about["units"]),
         "variables": jax.tree.unflatten(structure, _numbered(arrays, "variables/")),
     }
 

@@ -3,40 +3,147 @@
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int
+
+from mi_jax.estimation.units import Units
 
 FOLDS = 5
 VALIDATION_SHARE = 0.1
 
 
 class Split(NamedTuple):
-    """The rows of one fold, by number."""
+    """The rows of one fold, by number.
 
-    train: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
+    Attributes:
+      train: those to train on, in random order.
+      valid: those that decide when to stop; each `apart` of them in turn are of different units, as negatives have to be.
+      test: those that the fold is read out on, in random order.
+      apart: how many; None if all rows are independent.
+    """
+
+    train: Int[np.ndarray, " t"]
+    valid: Int[np.ndarray, " v"]
+    test: Int[np.ndarray, " k"]
+    apart: int | None = None
 
 
-def make_splits(num_rows: int, folds: int, repeats: int, rng: np.random.Generator) -> list[Split]:
-    """The rows of every fold: each repeat cuts a new permutation of the rows into `folds` test sets.
+def make_splits(units: Units, folds: int, repeats: int, rng: np.random.Generator) -> list[Split]:
+    """The rows of every fold: each repeat cuts the units anew into `folds` test sets.
+
+    Single rows are cut at random; what the division leaves over is not tested. Groups are dealt out in random order, large
+    ones first, each to the fold with the fewest rows. Blocks stay in their order, and as many rows as a block are left out
+    on both sides of what tests and of what decides when to stop.
+
+    Raises:
+      ValueError: if a fold would have one group alone, or blocks leave too few rows to train on.
 
     Example:
       >>> import numpy as np
       >>> from mi_jax.estimation.splits import make_splits
-      >>> splits = make_splits(20, 5, 1, np.random.default_rng(0))
+      >>> from mi_jax.estimation.units import make_units
+      >>> splits = make_splits(make_units(20), 5, 1, np.random.default_rng(0))
       >>> len(splits), len(splits[0].train), len(splits[0].valid), len(splits[0].test)
       (5, 14, 2, 4)
     """
-    tests, valids = num_rows // folds, max(2, round(VALIDATION_SHARE * num_rows))
-    splits: list[Split] = []
-    for _ in range(repeats):
-        order = rng.permutation(num_rows)
-        for start in range(0, folds * tests, tests):
-            rest = rng.permutation(np.delete(order, np.s_[start : start + tests]))
-            splits.append(Split(rest[valids:], rest[:valids], order[start : start + tests]))
+    cut = {"rows": _cut_rows, "groups": _cut_groups, "blocks": _cut_blocks}[units.kind]
+    return [split for repeat in range(repeats) for split in cut(units, folds, rng, repeat)]
+
+
+def _num_valid(num_rows: int) -> int:
+    return max(2, round(VALIDATION_SHARE * num_rows))
+
+
+def _cut_rows(units: Units, folds: int, rng: np.random.Generator, repeat: int) -> list[Split]:
+    del repeat
+    num_rows = len(units.of_row)
+    tests, valids = num_rows // folds, _num_valid(num_rows)
+    order, splits = rng.permutation(num_rows), []
+    for start in range(0, folds * tests, tests):
+        rest = rng.permutation(np.delete(order, np.s_[start : start + tests]))
+        splits.append(Split(rest[valids:], rest[:valids], order[start : start + tests]))
     return splits
 
 
-def split_sizes(num_rows: int, folds: int) -> tuple[int, int, int]:
-    """How many rows a fold trains on, how many decide when to stop, and how many it is tested on."""
-    split = make_splits(num_rows, folds, 1, np.random.default_rng(0))[0]
-    return len(split.train), len(split.valid), len(split.test)
+def _cut_groups(units: Units, folds: int, rng: np.random.Generator, repeat: int) -> list[Split]:
+    del repeat
+    sizes = np.bincount(units.of_row)
+    fold_of, filled = np.empty(units.number, int), np.zeros(folds, int)
+    order = rng.permutation(units.number)
+    # Large ones first, so that none is left alone in a fold that was full before.
+    for unit in order[np.argsort(sizes[order] < sizes.sum() / (4 * folds), kind="stable")]:
+        fold_of[unit] = np.argmin(filled)
+        filled[fold_of[unit]] += sizes[unit]
+    if sizes.max() > sizes.sum() / folds or np.bincount(fold_of).min() < 2:
+        raise ValueError(
+            f"groups must leave two or more to each of the {folds} folds, but the largest holds {sizes.max()} of the "
+            f"{sizes.sum()} rows: cut it, or take fewer folds"
+        )
+    splits = []
+    for fold in range(folds):
+        others = rng.permutation(np.flatnonzero(fold_of != fold))
+        # As few groups as hold a tenth of the rows, but two, as one has no negatives.
+        stop = max(2, 1 + int(np.searchsorted(np.cumsum(sizes[others[:-2]]), _num_valid(sizes.sum()))))
+        parts = others[stop:], others[:stop], np.flatnonzero(fold_of == fold)
+        train, valid, test = (rng.permutation(np.flatnonzero(np.isin(units.of_row, part))) for part in parts)
+        arranged, apart = _interleave(valid, np.unique(units.of_row[valid], return_inverse=True)[1])
+        splits.append(Split(train, arranged, test, apart))
+    return splits
+
+
+def _cut_blocks(units: Units, folds: int, rng: np.random.Generator, repeat: int) -> list[Split]:
+    # The first repeat cuts at the ends of the series; another is turned around by some blocks.
+    turned = np.roll(np.arange(units.number), int(rng.integers(units.number)) if repeat else 0)
+    splits, length = [], units.length
+    for tested in np.array_split(turned, folds):
+        test = np.isin(units.of_row, tested)
+        allowed = ~_widen(test, length)
+        valid = _draw_range(allowed, max(2 * length, _num_valid(len(allowed))), rng)
+        train = allowed & ~_widen(valid, length)
+        if min(train.sum(), valid.sum()) < 2 * length:
+            raise ValueError(
+                f"blocks of {length} of the {len(allowed)} rows leave too few to train on, as a block is left out on both "
+                "sides of what tests: take shorter blocks"
+            )
+        rows = np.flatnonzero(valid)
+        arranged, apart = _interleave(rows, np.arange(rows.size) // length)
+        splits.append(Split(rng.permutation(np.flatnonzero(train)), arranged, rng.permutation(np.flatnonzero(test)), apart))
+    return splits
+
+
+def _interleave(rows: Int[np.ndarray, " v"], unit: Int[np.ndarray, " v"]) -> tuple[Int[np.ndarray, " w"], int]:
+    """Rows in turns, one of each unit; and how many stand in a turn.
+
+    A turn holds as many rows as leave out the fewest: units with few rows run out, and shorter turns go on.
+    """
+    order = np.argsort(unit, kind="stable")
+    sizes = np.bincount(unit)
+    turn = np.empty(rows.size, int)
+    turn[order] = np.arange(rows.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    per_turn = np.bincount(turn)
+    choices = np.arange(2, per_turn[0] + 1)
+    apart = int(choices[np.argmax([np.sum(per_turn // size * size) for size in choices])])
+    by_turn = np.argsort(turn, kind="stable")
+    place = np.arange(rows.size) - np.repeat(np.cumsum(per_turn) - per_turn, per_turn)
+    kept = place < np.repeat(per_turn // apart * apart, per_turn)
+    return rows[by_turn[kept]], apart
+
+
+def _widen(rows: Bool[np.ndarray, " n"], by: int) -> Bool[np.ndarray, " n"]:
+    """Rows, and those that stand at most `by` before or after one of them."""
+    before = np.concatenate([[0], np.cumsum(rows)])
+    numbers = np.arange(len(rows))
+    return before[np.minimum(numbers + by + 1, len(rows))] > before[np.maximum(numbers - by, 0)]
+
+
+def _draw_range(allowed: Bool[np.ndarray, " n"], length: int, rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
+    """So many neighbouring rows of those allowed; at an end of one of their stretches, where they cost one gap only."""
+    edges = np.diff(np.concatenate([[0], allowed, [0]]))
+    starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    drawn = np.zeros(len(allowed), bool)
+    if starts.size:
+        lengths = stops - starts
+        place = rng.choice(np.flatnonzero(lengths >= min(length, lengths.max())))
+        taken = min(length, lengths[place])
+        first = starts[place] if rng.integers(2) else stops[place] - taken
+        drawn[first : first + taken] = True
+    return drawn

@@ -109,6 +109,7 @@ def test_options_reach_estimate(run, calls, files):
         "patience": 50,
         "max_pairs": 1000,
         "permutations": 19,
+        "blocks": 2,
         "confidence": 0.9,
     }
     assert set(given) == set(options.OPTIONS)
@@ -116,14 +117,30 @@ def test_options_reach_estimate(run, calls, files):
     assert run("estimate", "data.npz", "--seed", "7", *flags).exit_code == 0
     assert (
         run(
-            "check", "data.npz", "--seed", "7", "--tolerance", "0.2", *(flag for flag in flags if "permu" not in flag)
+            "check",
+            "data.npz",
+            "--seed",
+            "7",
+            "--tolerance",
+            "0.2",
+            *(flag for flag in flags if not flag.startswith(("--permu", "--blocks"))),
         ).exit_code
         == 0
     )
     for (_, _, passed), extra in zip(calls, ({}, {"tolerance": 0.2}), strict=True):
         assert jax.random.key_data(passed.pop("key")).tolist() == jax.random.key_data(jax.random.key(7)).tolist()
         passed.pop("on_chunk")
-        assert {"permutations": 19} | passed == given | extra
+        assert passed.pop("groups", None) is None
+        assert {"permutations": 19, "blocks": 2} | passed == given | extra
+
+
+def test_groups_reach_estimate(run, calls, tmp_path):
+    (tmp_path / "data.csv").write_text("x,y,who\n1,2,ann\n3,4,bob\n5,6,ann\n")
+    assert run("estimate", "data.csv", "--groups", "who").exit_code == 0
+    assert calls[0][2]["groups"].tolist() == ["ann", "bob", "ann"]
+    done = run("estimate", "data.csv", "--groups", "whom")
+    assert done.exit_code == 2
+    assert "--groups: data.csv has no column 'whom'; it has x, y, who" in done.stderr
 
 
 def test_without_options_estimate_gets_its_own_defaults(run, calls, files):

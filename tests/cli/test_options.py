@@ -25,9 +25,9 @@ def test_names_are_those_of_the_library(copy, original):
 
 
 def test_options_are_those_of_estimate():
-    """All but the data, the key, for which there is `--seed`, and what only a program can give."""
+    """All but the data, also that of groups, the key, for which there is `--seed`, and what only a program can give."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(mi_jax.estimate).parameters.items()}
-    for name in ("x", "y", "key", "devices", "on_chunk"):
+    for name in ("x", "y", "groups", "key", "devices", "on_chunk"):
         defaults.pop(name)
     assert {name: option.default for name, option in options.OPTIONS.items()} == defaults
 

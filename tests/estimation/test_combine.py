@@ -7,6 +7,7 @@ from mi_jax.estimation.combine import combine, compare_with_permuted
 from mi_jax.estimation.cross_fitting import Fitted
 from mi_jax.estimation.read_out import HeldOut
 from mi_jax.estimation.splits import Split, make_splits
+from mi_jax.estimation.units import make_units
 
 
 def fitted(values, influences, **held_out):
@@ -22,25 +23,25 @@ def fitted(values, influences, **held_out):
 def test_the_standard_error_is_its_formula(folds, repeats):
     """Each row's influence, summed over the folds that test it, and the folds' spread beyond that; in plain loops."""
     rng, seeds = np.random.default_rng(folds), folds * repeats
-    parts = make_splits(103, folds, repeats, rng)
+    parts = make_splits(make_units(103), folds, repeats, rng)
     tests = len(parts[0].test)
     for spread in (0.0, 1.0):
         values, influences = 1.0 + spread * rng.normal(size=seeds), rng.normal(size=(seeds, tests))
         allowed = {"log_normaliser": np.full(seeds, -0.2), "train": values + 0.3, "clipped_joint": np.full(seeds, 0.1)}
         given = fitted(values, influences, **allowed, others={"dv": values - 0.05})
-        ours = combine(given, parts, 103, 0.9)
+        ours = combine(given, parts, make_units(103), 0.9)
         of_row = np.zeros(103)
         for part, influence in zip(parts, influences, strict=True):
             for row, effect in zip(part.test, influence, strict=True):
                 of_row[row] += effect / (tests * seeds)
         within = np.mean([np.var(influence, ddof=1) / tests for influence in influences])
         between = max(0.0, np.var(values, ddof=1) - within) if seeds > 1 else 0.0
-        stderr = math.sqrt(np.sum(of_row**2) + between)
+        stderr = math.sqrt(np.sum(of_row**2) * 103 / 102 + between)
         assert ours.stderr == pytest.approx(stderr, rel=1e-9)
         np.testing.assert_allclose(ours.influence, 103 * of_row, rtol=1e-9, atol=1e-12)
         assert ours.mi == pytest.approx(np.mean(values), rel=1e-9)
         assert ours.allowance == pytest.approx((0.05, 0.5))
-        reach = 1.6448536 * stderr  # the 95th percentile of the normal law
+        reach = 1.659930 * stderr  # the 95th percentile of Student's law with 102 degrees of freedom
         assert ours.interval == pytest.approx((ours.mi - reach - 0.05, ours.mi + reach + 0.5), rel=1e-6)
 
 
@@ -48,10 +49,14 @@ def test_the_padding_of_a_smaller_fold_is_left_out():
     """Also where padding stands between the rows, as it does after each read-out group."""
     parts = [Split(np.arange(0), np.arange(0), np.array(rows)) for rows in ([5, 3, 1, 0], [2, 4])]
     influences = np.array([[0.5, -0.1, -0.6, 0.2], [0.3, 99.0, -0.3, 99.0]])
-    ours = combine(fitted(np.array([1.0, 1.0]), influences, weights=np.array([[1, 1, 1, 1], [1, 0, 1, 0]])), parts, 6, 0.95)
-    by_row = np.array([0.2 / 4, -0.6 / 4, 0.3 / 2, -0.1 / 4, -0.3 / 2, 0.5 / 4]) / 2
+    given = fitted(np.array([1.0, 1.3]), influences, weights=np.array([[1, 1, 1, 1], [1, 0, 1, 0]]))
+    ours = combine(given, parts, make_units(6), 0.95)
+    assert ours.mi == pytest.approx((4 * 1.0 + 2 * 1.3) / 6)
+    by_row = np.array([0.2, -0.6, 0.3, -0.1, -0.3, 0.5]) / 6
     np.testing.assert_allclose(ours.influence, 6 * by_row, rtol=1e-6)
-    assert ours.stderr == pytest.approx(math.sqrt(by_row @ by_row), rel=1e-6)
+    within = np.mean([np.var([0.5, -0.1, -0.6, 0.2], ddof=1) / 4, np.var([0.3, -0.3], ddof=1) / 2])
+    between = max(0.0, np.var([1.0, 1.3], ddof=1) - within)
+    assert ours.stderr == pytest.approx(math.sqrt(by_row @ by_row * 6 / 5 + between), rel=1e-6)
 
 
 def test_the_standard_error_is_that_of_many_data_sets_of_known_log_ratios():
@@ -61,12 +66,12 @@ def test_the_standard_error_is_that_of_many_data_sets_of_known_log_ratios():
     1 + 5 E[max(0, χ²/4 - 1)] with 4 degrees of freedom, which is 1.534.
     """
     rng = np.random.default_rng(0)
-    parts = make_splits(200, 5, 1, rng)
+    parts = make_splits(make_units(200), 5, 1, rng)
     errors, estimates, hits = [], [], 0
     for log_ratios in 1.0 + rng.normal(size=(1_000, 200)):
         tested = np.stack([log_ratios[part.test] for part in parts])
         values = tested.mean(axis=1)
-        ours = combine(fitted(values, tested - values[:, None]), parts, 200, 0.95)
+        ours = combine(fitted(values, tested - values[:, None]), parts, make_units(200), 0.95)
         errors.append(ours.stderr)
         estimates.append(ours.mi)
         hits += ours.interval[0] <= 1.0 <= ours.interval[1]
@@ -74,6 +79,76 @@ def test_the_standard_error_is_that_of_many_data_sets_of_known_log_ratios():
     assert np.std(estimates) == pytest.approx(200**-0.5, rel=0.07)
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(1.534 * 200**-0.5, rel=0.04)
     assert hits >= 950
+
+
+def test_the_standard_error_of_groups_is_its_formula():
+    """Influences are summed over the rows of a group before they are squared."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 25, 150)
+    units = make_units(150, labels)
+    parts = make_splits(units, 5, 1, rng)
+    most = max(len(part.test) for part in parts)
+    influences, weights = rng.normal(size=(5, most)), np.array([np.arange(most) < len(part.test) for part in parts])
+    values = 1.0 + 0.5 * rng.normal(size=5)
+    ours = combine(fitted(values, influences, weights=weights), parts, units, 0.95)
+    of_group, within = np.zeros(25), []
+    for part, influence in zip(parts, influences, strict=True):
+        influence = influence[: len(part.test)]
+        for row, effect in zip(part.test, influence, strict=True):
+            of_group[labels[row]] += effect / 150
+        sums = [np.sum((influence - influence.mean())[labels[part.test] == label]) for label in set(labels[part.test])]
+        within.append(np.sum(np.square(sums)) / len(part.test) ** 2 * len(sums) / (len(sums) - 1))
+    between = max(0.0, np.var(values, ddof=1) - np.mean(within))
+    assert ours.mi == pytest.approx(np.average(values, weights=[len(part.test) for part in parts]))
+    assert ours.stderr == pytest.approx(math.sqrt(np.sum(of_group**2) * 25 / 24 + between))
+    reach = 2.063899 * ours.stderr  # the 97.5th percentile of Student's law with 24 degrees of freedom
+    assert ours.interval == pytest.approx((ours.mi - reach, ours.mi + reach))
+
+
+def draw_groups(rng, sizes):
+    """Log ratios of mean 1 that the rows of a group share in part."""
+    labels = np.repeat(np.arange(sizes.size), sizes)
+    return labels, 1.0 + rng.normal(size=sizes.size)[labels] + 0.5 * rng.normal(size=labels.size)
+
+
+@pytest.mark.parametrize("sizes", [np.full(30, 10), np.random.default_rng(0).integers(1, 12, 60)], ids=["equal", "unequal"])
+def test_the_interval_covers_a_mean_over_groups(sizes):
+    """Where each row counts as one, it does not."""
+    rng, hits = np.random.default_rng(0), {"groups": 0, "rows": 0}
+    for _ in range(400):
+        labels, log_ratios = draw_groups(rng, sizes)
+        for kind, units in (("groups", make_units(labels.size, labels)), ("rows", make_units(labels.size))):
+            parts = make_splits(units, 5, 1, rng)
+            most = max(len(part.test) for part in parts)
+            tested = [log_ratios[part.test] for part in parts]
+            values = np.array([one.mean() for one in tested])
+            pad = lambda one: np.pad(one, (0, most - one.size))  # noqa: B023, E731
+            given = fitted(
+                values,
+                np.array([pad(one - one.mean()) for one in tested]),
+                weights=np.array([pad(np.ones(one.size)) for one in tested]),
+            )
+            low, high = combine(given, parts, units, 0.95).interval
+            hits[kind] += low <= 1.0 <= high
+    assert hits["groups"] >= 0.93 * 400
+    assert hits["rows"] <= 0.8 * 400
+
+
+@pytest.mark.parametrize("sizes", [np.full(60, 10), np.random.default_rng(0).integers(1, 12, 60)], ids=["equal", "unequal"])
+def test_chance_makes_no_training_error(sizes):
+    """Folds that differ by their test rows alone are told from others at a level of 1 %, whatever their sizes."""
+    rng, seen = np.random.default_rng(0), 0
+    units = make_units(sizes.sum(), np.repeat(np.arange(sizes.size), sizes))
+    for _ in range(1_000):
+        _, log_ratios = draw_groups(rng, sizes)
+        parts = make_splits(units, 5, 1, rng)
+        most = max(len(part.test) for part in parts)
+        tested = [log_ratios[part.test] for part in parts]
+        weights = np.array([np.arange(most) < one.size for one in tested])
+        influences = np.array([np.pad(one - one.mean(), (0, most - one.size)) for one in tested])
+        given = fitted(np.array([one.mean() for one in tested]), influences, weights=weights)
+        seen += combine(given, parts, units, 0.95).training_error > 0
+    assert 1 <= seen <= 22
 
 
 def check_any_p_value(p_values):

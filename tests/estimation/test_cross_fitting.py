@@ -14,14 +14,16 @@ import pytest
 from mi_jax import models, networks, training
 from mi_jax.estimation import cross_fitting
 from mi_jax.estimation.config import EVERY, FitConfig
+from mi_jax.estimation.read_out import Rows
 from mi_jax.estimation.splits import Split, make_splits
+from mi_jax.estimation.units import make_units
 from mi_jax.training import layout, runs
 from tests import reference
 from tests.quick import LIGHT, N
 
 FOLDS = 5
 KEYS = jax.random.split(jax.random.key(1), FOLDS)
-PARTS = make_splits(N, FOLDS, 1, np.random.default_rng(0))
+PARTS = make_splits(make_units(N), FOLDS, 1, np.random.default_rng(0))
 TESTS = N // 5
 BILINEAR = FitConfig(
     "smile",
@@ -48,7 +50,7 @@ def draw_rows():
     x, noise = np.random.default_rng(2).standard_normal((2, N, 2))
     y = 0.8 * x + 0.6 * noise
     y[:, 1] *= np.sign(x[:, 0])
-    return np.float32(x), np.float32(y)
+    return Rows(np.float32(x), np.float32(y))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def jitted_scores(critic):
 
 def score_matrix(config, params, rows, numbers):
     """The scores of all pairs of these rows, in float64."""
-    x, y = (part[numbers] for part in rows)
+    x, y = (part[numbers] for part in rows[:2])
     return np.float64(jitted_scores(config.critic)(params, x, y))
 
 
@@ -138,7 +140,7 @@ def test_a_second_data_set_of_the_same_shape_is_not_compiled(config, rows, fitte
     # A critic that is equal is the same; other keys, rows and tau go through the same programs.
     same = config._replace(critic=config.critic.copy())
     assert same.critic is not config.critic
-    (other,), _ = cross_fitting.fit_folds(same, (rows[0] + 1, rows[1]), PARTS[::-1], KEYS[::-1], tau=2.0)
+    (other,), _ = cross_fitting.fit_folds(same, Rows(rows.x + 1, rows.y), PARTS[::-1], KEYS[::-1], tau=2.0)
     assert not np.array_equal(other.held_out.value, fitted.held_out.value)
     after = cross_fitting._compiled.cache_info()
     assert (after.hits, after.misses) == (before.hits + 2, before.misses)
@@ -166,16 +168,16 @@ def test_a_seed_has_the_same_bits_among_five_and_beside_another_data_set(config,
 def test_an_order_pairs_the_rows_anew(config, rows, fitted):
     """A data set whose rows of y stand in another order, and the order that undoes it."""
     order = np.random.default_rng(5).permutation(N)
-    shuffled = rows[0], rows[1][np.argsort(order)]
+    shuffled = Rows(rows.x, rows.y[np.argsort(order)])
     (found,), _ = cross_fitting.fit_folds(config, shuffled, PARTS, KEYS, orders=[np.argsort(np.argsort(order))])
     equal(found, fitted)
 
 
 def changed(rows, numbers):
     """The same rows, with other ones in these places."""
-    x, y = (part.copy() for part in rows)
+    x, y = rows.x.copy(), rows.y.copy()
     x[numbers], y[numbers] = np.random.default_rng(6).standard_normal((2, len(numbers), 2)) * 3
-    return x, y
+    return Rows(x, y)
 
 
 def trained(found, seed):
@@ -225,7 +227,7 @@ def check_few_groups_validate(config, rows, params, seed, ours):
 
 def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
     """At the start, which needs no training."""
-    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
+    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_ROWS", 36)
     inputs = training.Inputs(rows, cross_fitting._train_rows(PARTS[0], np.arange(N)))
     state = jax.jit(cross_fitting.make_trainer(BILINEAR, 12).init)(KEYS[0], inputs)
     assert state.start.losses.shape == (3,)
@@ -234,7 +236,7 @@ def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
 
 @pytest.mark.slow
 def test_no_more_than_so_many_groups_validate_in_training(rows, monkeypatch):
-    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_GROUPS", 3)
+    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_ROWS", 3 * cross_fitting._validation_group(PARTS))
     (found,), _ = cross_fitting.fit_folds(GAUSSIAN._replace(rounds=1), rows, PARTS[:2], KEYS[:2])
     differences = []
     for seed in range(2):

@@ -70,7 +70,7 @@ def ranked(rows):
 def of_rows(x, y):
     """As `estimate` calls it."""
     raw = tuple(np.asarray(rows, float).reshape(len(rows), -1) for rows in (x, y))
-    return set(data_warnings.warn_of_rows(*map(ranked, raw), raw))
+    return set(data_warnings.warn_of_relation(*map(ranked, raw), raw))
 
 
 RNG = np.random.default_rng(0)
@@ -121,23 +121,6 @@ def test_relations_without_noise(x, y):
 )
 def test_relations_with_noise_and_discrete_ones(x, y):
     assert of_rows(x, y) == set()
-
-
-def test_repeated_rows_are_seen():
-    x, y = X[:1_000], NOISE[:1_000]
-    assert of_rows(np.repeat(x, 2, axis=0), np.repeat(y, 2, axis=0)) == {"duplicated_rows"}
-    some = np.concatenate([np.arange(1_000), np.arange(30)])
-    assert of_rows(x[some], y[some]) == {"duplicated_rows"}
-    few = np.concatenate([np.arange(1_000), np.arange(5)])
-    assert of_rows(x[few], y[few]) == set()
-    # Only x is repeated: one x with several y tells as much as different ones.
-    assert of_rows(np.repeat(x, 2, axis=0), NOISE) == set()
-
-
-def test_counts_and_codes_repeat_by_chance():
-    rng = np.random.default_rng(1)
-    assert of_rows(rng.poisson(3, size=(2_000, 2)), rng.poisson(3, size=(2_000, 2))) == set()
-    assert of_rows(rng.integers(0, 50, size=(2_000, 1)), rng.integers(0, 50, size=(2_000, 1))) == set()
 
 
 def test_few_rows_are_not_convicted():

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 import mi_jax
 from mi_jax import networks, tasks
@@ -71,7 +72,7 @@ def fit_arguments(monkeypatch):
 
 def assert_same_data(ours, theirs):
     """Bit for bit the same rows are fitted."""
-    for our_rows, their_rows in zip(ours["rows"], theirs["rows"], strict=True):
+    for our_rows, their_rows in zip(ours["rows"][:2], theirs["rows"][:2], strict=True):
         assert our_rows.dtype == their_rows.dtype == np.float32
         np.testing.assert_array_equal(our_rows, their_rows)
 
@@ -342,7 +343,7 @@ def test_the_interval_is_that_of_its_confidence(data, barely_trained):
 
     for confidence in (0.5, 0.95, 0.999):
         ours = light(*data, confidence=confidence)
-        reach, (down, up) = stats.norm.ppf(0.5 + confidence / 2) * ours.stderr, ours.allowance
+        reach, (down, up) = stats.t.ppf(0.5 + confidence / 2, N - 1) * ours.stderr, ours.allowance
         assert ours.interval == pytest.approx((barely_trained.mi - reach - down, barely_trained.mi + reach + up))
         assert f", {100 * confidence:g}% interval" in repr(ours)
 
@@ -490,6 +491,77 @@ def test_if_all_seeds_diverge_there_is_no_estimate(data):
 # The permutation test
 
 
+# Rows that depend on one another
+
+
+def draw_subjects(seed, subjects=60, times=40, shared=0.0):
+    """Rows of subjects: x stays the same over a subject's rows, and y does but for noise."""
+    rng = np.random.default_rng(seed)
+    x, level = rng.normal(size=(2, subjects))
+    level = shared * x + np.sqrt(1 - shared**2) * level
+    subject = np.repeat(np.arange(subjects), times)
+    return x[subject], level[subject] + 0.3 * rng.normal(size=subject.size), subject
+
+
+def draw_series(seed, num_rows=2_000):
+    """Two series with long memory, and nothing in common."""
+    noise = np.random.default_rng(seed).normal(size=(2, num_rows + 1_000))
+    x, y = lfilter([1.0], [1.0, -0.99], noise)[:, 1_000:]
+    return x, y
+
+
+def test_groups_and_blocks_reach_the_folds(fit_arguments):
+    x, y, subject = draw_subjects(0)
+    seen = fit_arguments(x, y, groups=subject.astype(str))
+    for split in seen["splits"]:
+        assert not set(subject[split.test]) & set(subject[np.concatenate(split[:2])])
+    np.testing.assert_array_equal(np.unique(seen["rows"].places, return_inverse=True)[1].size, subject.size)
+    seen = fit_arguments(x, y, blocks=40, folds=4)
+    assert len(seen["splits"]) == 4
+    for split in seen["splits"]:
+        assert np.abs(split.train[:, None] - split.test).min() > 40
+    assert fit_arguments(x, y)["rows"].places is None
+
+
+def test_subjects_with_nothing_in_common():
+    """With groups 0 is in the interval, and without there is a warning."""
+    x, y, subject = draw_subjects(0)
+    ours = light(x, y, groups=subject)
+    assert (ours.units.kind, ours.units.number) == ("groups", 60)
+    assert ours.interval[0] <= 0 <= ours.interval[1]
+    assert "dependent_rows" not in ours.warnings
+    assert "dependent_rows" in light(x, y, steps=50).warnings
+
+
+@pytest.mark.slow
+def test_what_groups_have_in_common_is_covered():
+    """0 where they share nothing, and their information where they do: that of the subjects' levels and the noise."""
+    for shared in (0.0, 0.8):
+        truth = -0.5 * np.log(1 - shared**2 / 1.09)
+        found = [thorough(x, y, groups=one) for x, y, one in (draw_subjects(seed, shared=shared) for seed in range(20))]
+        assert sum(one.interval[0] <= truth <= one.interval[1] for one in found) >= 18
+    found = [thorough(*draw_subjects(seed)[:2]) for seed in range(10)]
+    assert sum(one.interval[0] <= 0 for one in found) <= 1
+    assert all("dependent_rows" in one.warnings for one in found)
+
+
+@pytest.mark.slow
+def test_series_with_nothing_in_common():
+    found = [thorough(*draw_series(seed), blocks=100) for seed in range(20)]
+    assert sum(one.interval[0] <= 0 <= one.interval[1] for one in found) >= 18
+    assert all("dependent_rows" in thorough(*draw_series(seed)).warnings for seed in range(5))
+
+
+@pytest.mark.slow
+def test_groups_are_permuted_whole():
+    """Subjects that share much are told from chance, and those that share nothing are not told more often than it is."""
+    small = {"steps": 100, "permutations": 19}
+    sets = [draw_subjects(seed, 30, 5, 0.9) for seed in range(3)]
+    assert all(light(x, y, groups=one, **small).independence.p_value <= 0.1 for x, y, one in sets)
+    sets = [draw_subjects(seed, 30, 5) for seed in range(20)]
+    check_any_p_value([light(x, y, groups=one, **small).independence.p_value for x, y, one in sets])
+
+
 @pytest.fixture
 def one_set_at_a_time(monkeypatch):
     """Permuted sets go through the program of the data, so that no other is compiled."""
@@ -531,9 +603,7 @@ def test_independent_data_have_any_p_value_of_estimates():
 @pytest.mark.usefixtures("one_set_at_a_time")
 def test_permuted_sets_go_through_the_pipeline_of_the_data(data, monkeypatch):
     """A permuted set that is the data gives the very estimate, and the ties are broken by the key."""
-    monkeypatch.setattr(
-        pipeline, "_draw_orders", lambda num_rows, permutations, rng: iter([np.arange(num_rows)] * (1 + permutations))
-    )
+    monkeypatch.setattr(pipeline, "_draw_orders", lambda units, permutations, rng: iter([units.of_row] * (1 + permutations)))
     ours = [light(*data, permutations=3, key=jax.random.key(seed)) for seed in range(4)]
     for one in ours:
         np.testing.assert_array_equal(one.independence.statistics, one.mi)
@@ -716,6 +786,8 @@ BAD = {
     "no devices": ({"devices": []}, ValueError, "devices must name at least one device, got none"),
     "a device's name": ({"devices": "cpu"}, TypeError, "devices must be a sequence of JAX devices, got 'cpu'"),
     "a number of devices": ({"devices": 2}, TypeError, "devices must be a sequence of JAX devices, got 2"),
+    "groups and blocks": ({"groups": np.arange(100), "blocks": 2}, ValueError, "groups and blocks exclude one another"),
+    "too few groups": ({"groups": np.arange(100) % 5}, ValueError, "groups must be at least 10 with 2 folds, got 5"),
     "on_chunk": ({"on_chunk": "tqdm"}, TypeError, "on_chunk must be a function of a Report, got str"),
 }
 

@@ -82,7 +82,7 @@ GM = BILINEAR._replace(estimator="gm", critic=None, sub_batch=64, rounds=2)
 
 def check_densities_are_read_out(model, params, held, rows):
     """The mean log ratio of the first seed's test rows, and of shifted ones its normaliser, in float64."""
-    x, y = (part[PARTS[0].test] for part in rows)
+    x, y = (part[PARTS[0].test] for part in rows[:2])
     log_ratio = jax.jit(model.log_ratio)
     values = np.float64(log_ratio(params, x, y))
     np.testing.assert_allclose(held.value, values.mean(), rtol=1e-4, atol=1e-5)
@@ -96,7 +96,7 @@ def check_densities_are_read_out(model, params, held, rows):
 
 def test_generative_models_read_out_their_mean_log_ratio(rows, small_gm):
     """With any parameters: those of the start, moved, as the flows start near the identity."""
-    start = jax.eval_shape(small_gm.init, KEYS[0], *(part[:64] for part in rows))
+    start = jax.eval_shape(small_gm.init, KEYS[0], *(part[:64] for part in rows[:2]))
     rng = np.random.default_rng(3)
     params = jax.tree.map(lambda leaf: np.float32(0.3 * rng.standard_normal(leaf.shape)), start)
     held = read_out_first(GM, params, rows)

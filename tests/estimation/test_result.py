@@ -7,6 +7,7 @@ import pytest
 import mi_jax
 from mi_jax import networks
 from mi_jax.estimation.combine import Independence
+from mi_jax.estimation.units import make_units
 from tests import examples
 
 
@@ -48,7 +49,10 @@ def pair(rng, correlation):
     ours, noise = rng.normal(size=(2, 400))
     theirs = correlation * ours + math.sqrt(1 - correlation**2) * noise
     make = lambda influence, training: examples.estimate(  # noqa: E731
-        influence=influence, stderr=math.sqrt(np.mean(influence**2) / 400 + training), allowance=(0.1, 0.2)
+        influence=influence,
+        stderr=math.sqrt(np.mean(influence**2) / 399 + training),
+        allowance=(0.1, 0.2),
+        units=make_units(400),
     )
     return make(ours, 0.001), dataclasses.replace(make(theirs, 0.002), mi=0.7, allowance=(0.01, 0.04))
 
@@ -56,11 +60,11 @@ def pair(rng, correlation):
 def test_a_difference_is_its_formula():
     a, b = pair(np.random.default_rng(0), 0.9)
     ours = mi_jax.compare(a, b)
-    stderr = math.sqrt(np.sum((a.influence - b.influence) ** 2) / 400**2 + 0.003)
+    stderr = math.sqrt(np.sum((a.influence - b.influence) ** 2) / (400 * 399) + 0.003)
     assert ours.mi == pytest.approx(0.5)
     assert ours.stderr == pytest.approx(stderr)
     assert ours.allowance == pytest.approx((0.14, 0.21))
-    assert ours.interval == pytest.approx((0.5 - 1.959964 * stderr - 0.14, 0.5 + 1.959964 * stderr + 0.21))
+    assert ours.interval == pytest.approx((0.5 - 1.965927 * stderr - 0.14, 0.5 + 1.965927 * stderr + 0.21))
     assert repr(ours) == (
         f"difference 0.500 nats ± {stderr:.3f}, 95% interval {ours.interval[0]:.3f} to {ours.interval[1]:.3f}"
     )
@@ -74,7 +78,7 @@ def test_a_difference_is_its_formula():
 def test_what_rows_add_to_both_cancels():
     apart = [mi_jax.compare(*pair(np.random.default_rng(0), correlation)).stderr for correlation in (0.0, 0.9)]
     assert apart[1] < 0.8 * apart[0]
-    estimate = examples.estimate(influence=np.ones(400), stderr=1 / 20)
+    estimate = examples.estimate(influence=np.ones(400), stderr=399**-0.5, units=make_units(400))
     assert mi_jax.compare(estimate, estimate).stderr == pytest.approx(0.0, abs=1e-9)
 
 
@@ -86,7 +90,11 @@ def test_a_paired_interval_covers_the_difference_of_means():
         second = 0.3 + 0.8 * first + 0.6 * noise
         a, b = (
             examples.estimate(
-                mi=values.mean(), influence=values - values.mean(), stderr=values.std() / 10, allowance=(0.0, 0.0)
+                mi=values.mean(),
+                influence=values - values.mean(),
+                stderr=values.std(ddof=1) / 10,
+                allowance=(0.0, 0.0),
+                units=make_units(100),
             )
             for values in (first, second)
         )
@@ -99,6 +107,7 @@ def test_a_paired_interval_covers_the_difference_of_means():
     ("changes", "error", "message"),
     [
         ({"influence": np.zeros(3)}, ValueError, "a and b must be estimates of the same rows, got 40 and 3 rows"),
+        ({"units": make_units(40, blocks=4)}, ValueError, "a and b must have the same groups or blocks"),
         ({"unit": "bits"}, ValueError, "a and b must have the same unit, got nats and bits"),
         ({"confidence": 0.9}, ValueError, "a and b must have the same confidence, got 0.95 and 0.9"),
     ],

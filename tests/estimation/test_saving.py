@@ -4,12 +4,15 @@ import numpy as np
 
 import mi_jax
 from mi_jax.estimation.combine import Independence
+from mi_jax.estimation.units import make_units
 from tests.estimation.same import assert_same
+from tests.quick import N
 
 
 def test_saved_and_loaded(barely_trained, data, tmp_path):
     tested = dataclasses.replace(barely_trained, independence=Independence(0.05, np.arange(19.0)))
-    for one in (barely_trained, tested, tested.in_bits()):
+    grouped = dataclasses.replace(barely_trained, units=make_units(N, groups=np.arange(N) // 4))
+    for one in (barely_trained, grouped, tested, tested.in_bits()):
         one.save(tmp_path / "mi.npz")
         again = mi_jax.load(tmp_path / "mi.npz")
         assert_same(again, one)

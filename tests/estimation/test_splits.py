@@ -1,25 +1,30 @@
 import numpy as np
 import pytest
 
-from mi_jax.estimation.splits import make_splits, split_sizes
+from mi_jax.estimation.splits import make_splits
+from mi_jax.estimation.units import make_units
+
+
+def cut(units, folds=5, repeats=1, seed=0):
+    return make_splits(units, folds, repeats, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize(("folds", "repeats"), [(5, 3), (2, 1), (7, 2)])
 @pytest.mark.parametrize("num_rows", [20, 21, 104, 600, 603])
 def test_splits_are_disjoint_and_cover_the_rows(num_rows, folds, repeats):
-    splits = make_splits(num_rows, folds, repeats, np.random.default_rng(0))
+    splits = cut(make_units(num_rows), folds, repeats)
     assert len(splits) == folds * repeats
     tests, valids = num_rows // folds, round(num_rows / 10)
     for split in splits:
         assert (len(split.test), len(split.valid), len(split.train)) == (tests, valids, num_rows - tests - valids)
-        np.testing.assert_array_equal(np.sort(np.concatenate(split)), np.arange(num_rows))
-    assert split_sizes(num_rows, folds) == (num_rows - tests - valids, valids, tests)
+        np.testing.assert_array_equal(np.sort(np.concatenate(split[:3])), np.arange(num_rows))
+        assert split.apart is None
 
 
 @pytest.mark.parametrize(("num_rows", "left"), [(600, 0), (603, 3)])
 def test_each_repeat_tests_every_row_once(num_rows, left):
     """Every row but the remainder by 5, as all folds test as many."""
-    splits = make_splits(num_rows, 5, 2, np.random.default_rng(0))
+    splits = cut(make_units(num_rows), repeats=2)
     for repeat in (splits[:5], splits[5:]):
         tested = np.bincount(np.concatenate([split.test for split in repeat]), minlength=num_rows)
         assert tested.max() == 1
@@ -29,8 +34,76 @@ def test_each_repeat_tests_every_row_once(num_rows, left):
     assert len(np.intersect1d(splits[1].valid, splits[2].valid)) < 0.5 * len(splits[1].valid)
 
 
-def test_splits_are_a_function_of_the_generator():
-    first, again, other = (make_splits(100, 5, 2, np.random.default_rng(seed)) for seed in (3, 3, 4))
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(40), np.arange(40) % 7 + 1))
+
+
+@pytest.mark.parametrize("units", [make_units(400), make_units(LABELS.size, groups=LABELS), make_units(1_000, blocks=25)])
+def test_splits_are_a_function_of_the_generator(units):
+    first, again, other = (cut(units, repeats=2, seed=seed) for seed in (3, 3, 4))
     for ours, theirs in zip(first, again, strict=True):
-        np.testing.assert_array_equal(np.concatenate(ours), np.concatenate(theirs))
-    assert not np.array_equal(other[0].test, first[0].test)
+        np.testing.assert_array_equal(np.concatenate(ours[:3]), np.concatenate(theirs[:3]))
+    assert not np.array_equal(np.concatenate(other[0][:3]), np.concatenate(first[0][:3]))
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+@pytest.mark.parametrize("labels", [LABELS, np.repeat(np.arange(20), 15)])
+def test_groups_stay_whole(labels, folds):
+    splits = cut(make_units(labels.size, groups=labels), folds, 2)
+    for split in splits:
+        train, valid, test = (set(labels[part]) for part in split[:3])
+        assert not train & valid
+        assert not train & test
+        assert not valid & test
+        assert len(test) >= 2
+        assert len(valid) >= 2
+        # What does not fill a turn of the validation rows is left out, and no other row.
+        assert labels.size - sum(map(len, split[:3])) < 0.1 * labels.size
+        left = set(labels) - train - valid - test
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([split.train, split.test])), np.flatnonzero(~np.isin(labels, [*valid, *left]))
+        )
+    for repeat in (splits[:folds], splits[folds:]):
+        np.testing.assert_array_equal(np.sort(np.concatenate([split.test for split in repeat])), np.arange(labels.size))
+        sizes = [len(split.test) for split in repeat]
+        assert max(sizes) - min(sizes) <= np.bincount(labels).max()
+    assert len(splits[0].test) != len(splits[folds].test) or set(splits[0].test) != set(splits[folds].test)
+
+
+@pytest.mark.parametrize("units", [make_units(LABELS.size, groups=LABELS), make_units(1_000, blocks=25)])
+def test_neighbours_among_validation_rows_are_of_different_units(units):
+    for split in cut(units):
+        assert split.apart >= 2
+        assert len(split.valid) % split.apart == 0
+        for turn in split.valid.reshape(-1, split.apart):
+            places = np.sort(units.places[turn])
+            assert (np.diff(places) >= 1 - 1e-6).all()
+
+
+def test_validation_rows_that_do_not_fill_a_turn_are_few():
+    used = [len(split.valid) / np.isin(LABELS, LABELS[split.valid]).sum() for split in cut(make_units(LABELS.size, LABELS))]
+    assert min(used) > 0.6
+
+
+@pytest.mark.parametrize("length", [1, 25, 40])
+def test_blocks_leave_gaps(length):
+    splits = cut(make_units(1_003, blocks=length), repeats=2)
+    for split in splits:
+        for one, other in ((split.train, split.test), (split.valid, split.test), (split.train, split.valid)):
+            assert np.abs(one[:, None] - other).min() > length
+        assert np.ptp(split.valid) < max(2 * length, 100)
+    for repeat in (splits[:5], splits[5:]):
+        np.testing.assert_array_equal(np.sort(np.concatenate([split.test for split in repeat])), np.arange(1_003))
+    stretches = [np.sum(np.diff(np.sort(split.test)) > 1) for split in splits]
+    assert max(stretches[:5]) == 0
+    assert max(stretches[5:]) <= 1  # around the end
+    assert sorted(splits[0].test) != sorted(splits[5].test)
+
+
+def test_too_large_a_group_and_too_long_blocks():
+    labels = np.concatenate([np.arange(20), np.full(500, 20)])
+    with pytest.raises(ValueError, match="leave two or more to each of the 5 folds, but the largest holds 500 of the 520"):
+        cut(make_units(520, labels))
+    with pytest.raises(
+        ValueError, match=r"blocks of 100 of the 1000 rows leave too few to train on, .* take shorter blocks"
+    ):
+        cut(make_units(1_000, blocks=100), 2)
