@@ -76,7 +76,7 @@ def no_estimate():
 
 
 def independence():
-    return Independence(0.05, np.linspace(-0.1, 0.1, 19))
+    return Independence(0.05, 19, np.array([]), np.linspace(-0.1, 0.1, 19))
 
 
 def consistency():

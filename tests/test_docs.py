@@ -31,7 +31,7 @@ SHORTER = {
         "4_000)": "400)",
         "mi_jax.estimate(x, y)": f"mi_jax.estimate(x, y, {SMALL_FIT}, repeats=2)",
         "mi_jax.estimate(x[:, :1], y)": f"mi_jax.estimate(x[:, ::-1], y, {SMALL_FIT}, repeats=2)",
-        "permutations=19, steps=500)": f"permutations=1, {SMALL_FIT})",
+        "permutations=999, steps=500)": f"permutations=1, retrain=True, {SMALL_FIT})",
     },
     "when-to-believe-it.md": {
         "groups=groups, steps=300)": f"groups=groups, {SMALL_FIT})",

@@ -120,7 +120,7 @@ def estimate(
 
 @program.command(short_help="Test whether the estimator can be trusted on these data.")
 @add_data_options
-@add_estimate_options(*(name for name in OPTIONS if name not in ("permutations", "blocks")))
+@add_estimate_options(*(name for name in OPTIONS if name not in ("permutations", "retrain", "blocks")))
 @click.option(
     "--tolerance", type=float, default=TOLERANCE, show_default=True, help="How far a ratio may be from what it should be."
 )

@@ -87,7 +87,12 @@ OPTIONS: Mapping[str, Option] = {
     "permutations": Option(
         int,
         0,
-        "Also test whether x and y are independent, by as many estimates on shuffled rows. Take 19 or more.",
+        "Also test whether x and y are independent, by shuffling rows so often. Take 999; it costs about one estimate more.",
+    ),
+    "retrain": Option(
+        bool,
+        False,
+        "Let each shuffled data set go through the whole estimate, which costs as many estimates. Then take 19.",
     ),
     "blocks": Option(
         int,
@@ -146,9 +151,8 @@ def add_estimate_options(*names: str) -> Callable[[Command], Command]:
         for name in reversed(names):
             option = OPTIONS[name]
             flag = f"--{name.replace('_', '-')}"
-            command = click.option(
-                flag, name, type=option.kind, default=option.default, show_default=True, help=option.help
-            )(command)
+            kind = {"is_flag": True} if option.kind is bool else {"type": option.kind}
+            command = click.option(flag, name, default=option.default, show_default=True, help=option.help, **kind)(command)
         seed = click.IntRange(0, 2**32 - 1)
         return click.option(
             "--seed", type=seed, default=0, show_default=True, help="The same seed and data give the same result."

@@ -55,7 +55,7 @@ def _format_number(shown: Estimate) -> str:
 
 def _judge(shown: Estimate, num_rows: int, num_warnings: int) -> str:
     test = shown.independence
-    dependent = None if test is None else verdicts.decide_dependence(test.p_value, test.statistics.size, shown.confidence)
+    dependent = None if test is None else verdicts.decide_dependence(test.p_value, test.permutations, shown.confidence)
     return verdicts.judge_estimate(
         shown.mi, shown.interval, unit=shown.unit, num_rows=num_rows, num_warnings=num_warnings, dependent=dependent
     )
@@ -64,8 +64,8 @@ def _judge(shown: Estimate, num_rows: int, num_warnings: int) -> str:
 def _explain_independence(result: Estimate) -> list[str]:
     if result.independence is None:
         return []
-    p_value, statistics = result.independence
-    return [verdicts.explain_permutations(p_value, statistics.size, result.confidence)]
+    test = result.independence
+    return [verdicts.explain_permutations(test.p_value, test.permutations, result.confidence)]
 
 
 def _format_table(rows: Sequence[tuple[str, str]]) -> str:

@@ -128,13 +128,13 @@ def explain_permutations(p_value: float, permutations: int, confidence: float) -
     Example:
       >>> from mi_jax.cli import verdicts
       >>> print(verdicts.explain_permutations(0.05, 19, 0.95))
-      permutation test: if x and y were independent, about 5 % of data sets would give such a high estimate (p = 0.05)
+      permutation test: if x and y were independent, about 5 % of data sets would look as dependent as these (p = 0.05)
     """
     if math.isnan(p_value):
         return "permutation test: no result, because there is no estimate"
     text = (
-        f"permutation test: if x and y were independent, about {100 * p_value:.3g} % of data sets would give such a high "
-        f"estimate (p = {p_value:.3g})"
+        f"permutation test: if x and y were independent, about {100 * p_value:.3g} % of data sets would look as "
+        f"dependent as these (p = {p_value:.3g})"
     )
     fewest = count_permutations(confidence)
     if permutations < fewest:

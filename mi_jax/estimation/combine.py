@@ -17,13 +17,19 @@ class Independence(NamedTuple):
     """A permutation test of independence.
 
     Attributes:
-      p_value: (1 + k) / (1 + m), with k the number of the m permuted data sets whose estimate is not below that of the data;
-        ties, which a critic that finds nothing makes, are broken at random, and a permuted set without an estimate counts
-        against the data. NaN if the data have no estimate.
-      statistics: (m,) the estimates of the permuted sets, in nats; NaN where all folds diverged.
+      p_value: of the whole test; NaN if the data have no estimate, or no part a p-value.
+      permutations: how many, m.
+      per_part: the p-value of each part of the rows: (½ + k + ½ t) / (1 + m), where k of its permutations give a higher sum
+        of log ratios than the data, and t the same; NaN where training diverged. Parts are independent of one another
+        where x and y are, and combined by weighted z-scores. Empty if the sets were trained anew.
+      statistics: the estimates of the permuted sets, in nats, if they were trained anew; NaN where all folds diverged. Then
+        the p-value is (1 + k) / (1 + m), with k the number of sets whose estimate is not below that of the data; ties are
+        broken at random, and a set without an estimate counts against the data.
     """
 
     p_value: float
+    permutations: int
+    per_part: Float[np.ndarray, " parts"]
     statistics: Float[np.ndarray, " m"]
 
 
@@ -137,9 +143,36 @@ def _allow(held: HeldOut, usable: Sequence[int]) -> tuple[float, float]:
 
 
 def compare_with_permuted(observed: float, statistics: Float[np.ndarray, " m"], rng: np.random.Generator) -> Independence:
-    """The permutation test of an estimate against those of permuted data sets."""
-    if math.isnan(observed):
-        return Independence(math.nan, statistics)
-    not_below = int(np.sum(~(statistics <= observed)))  # NaN among them
-    ties = int(np.sum(statistics == observed))
-    return Independence((1 + not_below + int(rng.integers(ties + 1))) / (1 + statistics.size), statistics)
+    """The permutation test of an estimate against those of permuted data sets, each trained anew."""
+    p_value = math.nan
+    if not math.isnan(observed):
+        not_below = int(np.sum(~(statistics <= observed)))  # NaN among them
+        ties = int(np.sum(statistics == observed))
+        p_value = (1 + not_below + int(rng.integers(ties + 1))) / (1 + statistics.size)
+    return Independence(p_value, statistics.size, np.array([]), statistics)
+
+
+def merge_parts(sums: Float[np.ndarray, "parts m"], weights: Float[np.ndarray, " parts"]) -> Independence:
+    """The permutation test of parts of the rows, whose critics saw none of them and of no later part.
+
+    Given the parts before it, a part's p-value is uniform if x and y are independent, whatever its critic is. So the
+    p-values are independent of one another, and z = Σ w Φ⁻¹(1 - p) / √Σ w² is standard normal.
+
+    Args:
+      sums: of each part, the first of the data and the others of permutations.
+      weights: w, of each part's z-score, fixed before the data are seen.
+
+    Source: Stouffer et al. (1949), "The American Soldier", vol. 1, and Lipták (1958), for the combination.
+    """
+    from scipy import special
+
+    observed, permuted = sums[:, :1], sums[:, 1:]
+    number = permuted.shape[1]
+    above, ties = np.sum(permuted > observed, axis=1), np.sum(permuted == observed, axis=1)
+    per_part = np.where(np.isfinite(sums).all(axis=1), (0.5 + above + 0.5 * ties) / (1 + number), math.nan)
+    usable = np.isfinite(per_part)
+    if not usable.any():
+        return Independence(math.nan, number, per_part, np.array([]))
+    weights = weights[usable]
+    z_score = weights @ special.ndtri(1 - per_part[usable]) / math.sqrt(weights @ weights)
+    return Independence(float(special.ndtr(-z_score)), number, per_part, np.array([]))

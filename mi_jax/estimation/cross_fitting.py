@@ -11,11 +11,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mi_jax import _logspace, evaluation, sub_batches, training
 from mi_jax.estimation.config import EVERY, FitConfig
-from mi_jax.estimation.read_out import HeldOut, Pairs, ReadOutRows, Rows, read_out_fold, stack_pairs
+from mi_jax.estimation.read_out import (
+    HeldOut,
+    Pairs,
+    PermutedRows,
+    ReadOutRows,
+    Rows,
+    read_out_fold,
+    stack_pairs,
+    sum_permuted,
+)
 from mi_jax.estimation.splits import Split
 from mi_jax.models import Model, Variables
 from mi_jax.training import layout, runs
@@ -56,6 +65,10 @@ class Seconds(NamedTuple):
     train: float
     read_out: float
 
+    def plus(self, other: "Seconds") -> "Seconds":
+        """Both together."""
+        return Seconds(*(one + more for one, more in zip(self, other, strict=True)))
+
 
 class TrainRows(NamedTuple):
     """The pairs that a fold trains on, and those that decide when it stops."""
@@ -92,25 +105,99 @@ def fit_folds(
     """
     orders = [np.arange(len(rows.x))] if orders is None else orders
     places = [(split, order) for order in orders for split in splits]
-    run_keys = jnp.concatenate([keys] * len(orders))
-    inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split, order in places]))
-    tests = training.Inputs(rows, _stack_rows([_read_out_rows(split, order, tau) for split, order in places]))
-    plan = layout.layout(len(places), devices)
-    start = time.perf_counter()
-    shapes = _Shapes(jax.ShapeDtypeStruct((), run_keys.dtype), _shapes_of_run(inputs), _shapes_of_run(tests))
-    programs = _programs(config, plan, shapes, _validation_group(splits))
-    compiled = time.perf_counter()
-    trained = runs.run(programs.train, run_keys, on_chunk, inputs=inputs)
-    ready = time.perf_counter()
-    states = trained.states
+    tests = [_read_out_rows(split, order, tau) for split, order in places]
+    trained, seconds = _train(config, rows, places, tests, jnp.concatenate([keys] * len(orders)), devices, on_chunk)
+    start, states = time.perf_counter(), trained.states
     params, best_round = layout.to_host(training.select_parameters(states))
+    held_out = trained.read(params)
     variables = {"params": params, **states.train.constants}
-    held_out = plan.join(programs.read_out(plan.place(variables), plan.place_inputs(tests)))
-    seconds = Seconds(compiled - start, ready - compiled, time.perf_counter() - ready)
     start_loss = np.asarray(_logspace.masked_mean(states.start.losses, states.weights))
     whole = Fitted(held_out, variables, trained.history, best_round, states.round, states.diverged, start_loss)
     each = [slice(first, first + len(splits)) for first in range(0, len(places), len(splits))]
-    return [jax.tree.map(lambda leaf, folds=folds: leaf[folds], whole) for folds in each], seconds
+    fitted = [jax.tree.map(lambda leaf, folds=folds: leaf[folds], whole) for folds in each]
+    return fitted, seconds._replace(read_out=time.perf_counter() - start)
+
+
+def sum_permuted_folds(
+    config: FitConfig,
+    rows: Rows,
+    splits: Sequence[Split],
+    keys: Array,
+    orders: Sequence[Int[np.ndarray, "m tests"]],
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    on_chunk: Callable[[training.Report], None] | None = None,
+) -> tuple[Float[np.ndarray, "folds m"], Seconds]:
+    """Trains folds, and sums the log ratios of the test rows of each, with y in several orders; see `sum_permuted`.
+
+    Args:
+      config: what to train, and how.
+      rows: float32 rows.
+      splits: the rows of each fold.
+      keys: (folds,) typed keys.
+      orders: those of each fold's test rows, by place among them.
+      devices: by default all local ones.
+      on_chunk: called between chunks of `CHUNK` validations.
+
+    Returns:
+      The sums, NaN for a fold that diverged, and the seconds that all took. Where the best parameters by validation score
+      all pairs alike, as a critic that finds nothing does, the sums are those of the last ones: any critic will do.
+    """
+    own = np.arange(len(rows.x))
+    most = max(each.shape[1] for each in orders)
+    tests = [
+        # Padding stays where it is.
+        PermutedRows(
+            _number_pairs(split.test, own),
+            np.hstack([each, np.tile(np.arange(each.shape[1], most), (len(each), 1))]).astype(np.int32),
+        )
+        for split, each in zip(splits, orders, strict=True)
+    ]
+    places = [(split, own) for split in splits]
+    trained, seconds = _train(config, rows, places, tests, keys, devices, on_chunk, sum_permuted)
+    start, states = time.perf_counter(), trained.states
+    sums = trained.read(layout.to_host(training.select_parameters(states)[0]))
+    nothing = (sums == sums[:, :1]).all(axis=1)
+    if nothing.any():
+        sums = np.where(nothing[:, None], trained.read(layout.to_host(states.train.params)), sums)
+    sums = np.where(np.asarray(states.diverged)[:, None], np.nan, sums)
+    return sums, seconds._replace(read_out=time.perf_counter() - start)
+
+
+class _Trained(NamedTuple):
+    """Folds that were trained, and the read-out of any of their parameters."""
+
+    states: Any
+    history: Mapping[str, np.ndarray]
+    read: Callable[[Any], Any]
+
+
+def _train(
+    config: FitConfig,
+    rows: Rows,
+    places: Sequence[tuple[Split, np.ndarray]],
+    tests: Sequence[Any],
+    keys: Array,
+    devices: Sequence[jax.Device] | None,
+    on_chunk: Callable[[training.Report], None] | None,
+    read: Callable[[FitConfig, Variables, training.Inputs], Any] = read_out_fold,
+) -> tuple[_Trained, Seconds]:
+    """Trains each split of each order; its `tests` are what the function `read` takes beside its variables."""
+    inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split, order in places]))
+    test_inputs = training.Inputs(rows, _stack_rows(tests))
+    plan = layout.layout(len(places), devices)
+    start = time.perf_counter()
+    shapes = _Shapes(jax.ShapeDtypeStruct((), keys.dtype), _shapes_of_run(inputs), _shapes_of_run(test_inputs))
+    programs = _programs(config, plan, shapes, _validation_group([split for split, _ in places]), read)
+    compiled = time.perf_counter()
+    trained = runs.run(programs.train, keys, on_chunk, inputs=inputs)
+    seconds = Seconds(compiled - start, time.perf_counter() - compiled, 0.0)
+
+    def read_out(params: Any) -> Any:
+        variables = {"params": params, **trained.states.train.constants}
+        return plan.join(programs.read_out(plan.place(variables), plan.place_inputs(test_inputs)))
+
+    return _Trained(trained.states, trained.history, read_out), seconds
 
 
 def _number_pairs(numbers: np.ndarray, order: np.ndarray) -> Pairs:
@@ -153,16 +240,16 @@ class _Programs(NamedTuple):
     read_out: Any
 
 
-def _programs(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group: int) -> _Programs:
+def _programs(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group: int, read: Any) -> _Programs:
     """The compiled programs of a configuration on these shapes; kept, if the critic's fields can be hashed."""
     try:
-        return _compiled(config, plan, shapes, validation_group)
+        return _compiled(config, plan, shapes, validation_group, read)
     except TypeError:
-        return _compiled.__wrapped__(config, plan, shapes, validation_group)
+        return _compiled.__wrapped__(config, plan, shapes, validation_group, read)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group: int) -> _Programs:
+def _compiled(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group: int, read: Any) -> _Programs:
     train_inputs, test_inputs = (jax.tree.unflatten(*each) for each in (shapes.train, shapes.tests))
     trainer = make_trainer(config, validation_group)
     train = runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, key=shapes.key, inputs=train_inputs)
@@ -170,7 +257,7 @@ def _compiled(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group
     placed = plan.placed_shapes(test_inputs._replace(per_run=jax.tree.map(many, test_inputs.per_run)))
     variables = {"params": train.states.best.params, **train.states.train.constants}
     split = jax.eval_shape(plan.split, variables)
-    return _Programs(train, plan.compile(functools.partial(read_out_fold, config), split, placed))
+    return _Programs(train, plan.compile(functools.partial(read, config), split, placed))
 
 
 def make_trainer(config: FitConfig, validation_group: int) -> training.Trainer:

@@ -2,18 +2,18 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from mi_jax import _checks
 from mi_jax.estimation import combine, cross_fitting, data_warnings, fit_warnings, splits
 from mi_jax.estimation.columns import Transform, fit_columns
-from mi_jax.estimation.config import make_config, make_critic
+from mi_jax.estimation.config import FitConfig, make_config, make_critic
 from mi_jax.estimation.cross_fitting import Fitted, Seconds
 from mi_jax.estimation.diagnostics import diagnose
 from mi_jax.estimation.inputs import check_devices, check_key, check_pairs, generator
@@ -22,6 +22,7 @@ from mi_jax.estimation.result import Estimate
 from mi_jax.estimation.units import Units, check_exchangeable, make_units
 from mi_jax.training import Report
 
+MOST_TESTED = 8_192  # rows of a part that test independence; more would only make small p-values smaller
 ROWS_AT_ONCE = 2**25  # rows of permuted sets that train side by side, over their folds; each takes some 20 bytes
 
 
@@ -45,6 +46,7 @@ def estimate(
     patience: int = 300,
     max_pairs: int = 2**22,
     permutations: int = 0,
+    retrain: bool = False,
     confidence: float = 0.95,
     devices: Sequence[jax.Device] | None = None,
     on_chunk: Callable[[Report], None] | None = None,
@@ -81,8 +83,12 @@ def estimate(
       patience: steps without a better validation after which a fold stops.
       max_pairs: how many pairs the read-out of a fold may score; memory does not grow with it. InfoNCE's ceiling is the log
         of the number of pairs a row: `Estimate.diagnostics.ceiling`.
-      permutations: how many permuted data sets go through the same pipeline, for a test of independence; 19 or more. Groups
-        are exchanged whole, with others of their size; a series is turned around, by a block or more.
+      permutations: how many permutations test independence; 999, say. The rows are cut into parts, each part is scored by a
+        critic that trained on the parts before it, and the sum of its log ratios is compared with that after y is permuted
+        within the part: exact for independent rows, whatever the critics are. It costs about one estimate more. Groups and
+        blocks are permuted whole, with others of their size.
+      retrain: let each permuted data set go through the whole pipeline instead, which costs as many estimates; then 19
+        permutations or more.
       confidence: level of the interval.
       devices: where the folds run; by default all local devices.
       on_chunk: called with a `Report` during training.
@@ -108,7 +114,7 @@ def estimate(
     Source: Song & Ermon (2020), Eq. 17, for SMILE; Chernozhukov et al. (2018), "Double/debiased machine learning", for
     cross-fitting.
     """
-    _check_options(estimator, tau, confidence, permutations, on_chunk)
+    _check_options(estimator, tau, confidence, permutations, retrain, on_chunk)
     key, devices = check_key(key), check_devices(devices)
     raw = check_pairs(x, y)
     folds, repeats = _check_folds(folds, repeats, len(raw[0]))
@@ -131,12 +137,18 @@ def estimate(
         max_pairs=max_pairs,
     )
     keys, rng = jax.random.split(fold_key, len(parts)), generator(permutation_key)
-    fit = functools.partial(
-        cross_fitting.fit_folds, config, rows=rows, splits=parts, keys=keys, tau=tau, devices=devices, on_chunk=on_chunk
-    )
-    sets = _fit_sets(fit, parts, _draw_orders(units, permutations, rng), 1 + permutations)
+    run: dict[str, Any] = {"devices": devices, "on_chunk": on_chunk}
+    fit = functools.partial(cross_fitting.fit_folds, config, rows=rows, splits=parts, keys=keys, tau=tau, **run)
+    retrained = permutations if retrain else 0
+    sets = _fit_sets(fit, parts, _draw_orders(units, retrained, rng), 1 + retrained)
     combined = combine.combine(sets.data, parts, units, confidence)
     known = diagnose(sets.data, np.isfinite(combined.per_fold), combined.training_error)
+    independence, seconds = None, sets.seconds
+    if retrained:
+        independence = combine.compare_with_permuted(combined.mi, sets.permuted, rng)
+    elif permutations:
+        independence, spent = _test_independence(config, rows, units, folds, permutations, permutation_key, run)
+        seconds = seconds.plus(spent)
     outcome = fit_warnings.Outcome(config, folds, combined.mi, combined.stderr, combined.per_fold, known)
     return Estimate(
         mi=combined.mi,
@@ -150,9 +162,9 @@ def estimate(
         diagnostics=known,
         warnings=data_warnings.warn_of_data(columns, (rows.x, rows.y), raw, transform, independent=units.kind == "rows")
         | fit_warnings.warn_of_fit(outcome),
-        independence=combine.compare_with_permuted(combined.mi, sets.permuted, rng) if permutations else None,
+        independence=independence,
         config=config,
-        seconds=sets.seconds,
+        seconds=seconds,
         columns=columns,
         units=units,
         variables=sets.data.variables,
@@ -160,7 +172,12 @@ def estimate(
 
 
 def _check_options(
-    estimator: str, tau: float | None, confidence: float, permutations: int, on_chunk: Callable[[Report], None] | None
+    estimator: str,
+    tau: float | None,
+    confidence: float,
+    permutations: int,
+    retrain: bool,
+    on_chunk: Callable[[Report], None] | None,
 ) -> None:
     if tau is not None:
         _checks.non_negative(tau, "tau")
@@ -172,6 +189,8 @@ def _check_options(
         raise TypeError(f"permutations must be an integer, got {type(permutations).__name__}")
     if permutations < 0:
         raise ValueError(f"permutations must not be negative, got {permutations}")
+    if not isinstance(retrain, bool | np.bool_):
+        raise TypeError(f"retrain must be True or False, got {type(retrain).__name__}")
     if on_chunk is not None and not callable(on_chunk):
         raise TypeError(f"on_chunk must be a function of a Report, got {type(on_chunk).__name__}")
 
@@ -213,5 +232,33 @@ def _fit_sets(
         if not data:
             data.append(jax.tree.map(np.array, fitted[0]))  # copied, so that the other sets can be freed
         means += [combine.average(combine.estimate_per_fold(one), parts) for one in fitted[: len(group)]]
-        seconds = Seconds(*(old + new for old, new in zip(seconds, spent, strict=True)))
+        seconds = seconds.plus(spent)
     return _Sets(data[0], np.array(means[1:]), seconds)
+
+
+def _test_independence(
+    config: FitConfig,
+    rows: Rows,
+    units: Units,
+    folds: int,
+    permutations: int,
+    key: PRNGKeyArray,
+    run: Mapping[str, Any],
+) -> tuple[combine.Independence, Seconds]:
+    """The permutation test by critics that are kept, each trained on the parts before the one that it tests."""
+    rng = generator(key)
+    parts = [part._replace(test=_first_units(part.test, units)) for part in splits.make_growing_splits(units, folds, rng)]
+    orders = [np.vstack([np.arange(part.test.size), units.exchange(part.test, permutations, rng)]) for part in parts]
+    keys = jax.random.split(jax.random.fold_in(key, 0), len(parts))
+    sums, seconds = cross_fitting.sum_permuted_folds(config, rows, parts, keys, orders, **run)
+    # A weak relation is found by as much as the root of the rows that a critic trained on.
+    return combine.merge_parts(sums, np.sqrt([part.train.size for part in parts])), seconds
+
+
+def _first_units(rows: Int[np.ndarray, " k"], units: Units) -> Int[np.ndarray, " m"]:
+    """As many of the rows as a test of independence needs, in whole units."""
+    unit = units.of_row[rows]
+    names, first, counts = np.unique(unit, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    before = np.cumsum(counts[order]) - counts[order]
+    return rows[np.isin(unit, names[order[before < MOST_TESTED]])]

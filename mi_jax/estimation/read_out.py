@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -88,6 +89,18 @@ class ReadOutRows(NamedTuple):
     tau: Any
 
 
+class PermutedRows(NamedTuple):
+    """The pairs that a fold tests independence on.
+
+    Attributes:
+      test: the test pairs.
+      orders: (m, tests) orders of their y, by place among the test pairs; the first is the data's own.
+    """
+
+    test: Pairs
+    orders: Int[np.ndarray, "m tests"]
+
+
 class HeldOut(NamedTuple):
     """What one fold reads out of its test rows, for the estimate and for the diagnostics; NaN where it has no meaning.
 
@@ -126,6 +139,22 @@ def read_out_fold(config: FitConfig, variables: Variables, inputs: training.Inpu
     if model.critic is None:
         return _read_out_densities(model, variables, inputs)
     return _read_out_scores(config, model, model.critic, variables, inputs)
+
+
+def sum_permuted(config: FitConfig, variables: Variables, inputs: training.Inputs) -> Float[Array, " m"]:
+    """The sum of a fold's log ratios over its test pairs, for each order; `inputs` are all rows and `PermutedRows`.
+
+    The ratio was fitted to other rows, and need not be normalised: what depends on x alone, or on y alone, adds the same to
+    every order.
+    """
+    model, (rows, given) = config.model(), inputs
+    x, y = given.test.select(rows)
+    weights = jnp.ones(len(x)) if given.test.weights is None else given.test.weights
+
+    def add(order: Int[Array, " tests"]) -> Float[Array, ""]:
+        return jnp.sum(jnp.where(weights > 0, model.log_ratio(variables, x, y[order]), 0.0))
+
+    return jax.lax.map(add, given.orders, batch_size=max(1, evaluation.BLOCK_PAIRS // len(x)))
 
 
 def _read_out_scores(

@@ -77,8 +77,8 @@ class Estimate:
         interval = f"{100 * self.confidence:.6g}% interval {low:.3f} to {high:.3f}"
         lines = [f"{self.mi:.3f} {self.unit} ± {self.stderr:.3f}, {interval} ({self._describe_fit()})"]
         if self.independence is not None:
-            p_value, statistics = self.independence
-            lines.append(f"independence: p = {p_value:.3g} ({statistics.size} permutations)")
+            test = self.independence
+            lines.append(f"independence: p = {test.p_value:.3g} ({test.permutations} permutations)")
         return "\n".join([*lines, *(f"warning, {name}: {text}" for name, text in self.warnings.items())])
 
     def _describe_fit(self) -> str:

@@ -22,6 +22,7 @@ from mi_jax.estimation.units import Units
 FORMAT = 3
 _NUMBERS = ("mi", "stderr", "interval", "allowance", "confidence", "unit")
 _TUPLES = ("best_step", "last_step", "diverged")  # of the diagnostics
+_TESTED = ("per_part", "statistics")  # of the test of independence
 _PLACES = ("kept", "constant", "duplicated")  # of columns
 
 
@@ -36,7 +37,7 @@ def save(estimate: Any, path: str | Path) -> None:
         parts |= {f"images/{place}": images for place, images in enumerate(columns.images)}
         arrays |= {f"{columns.name}/{part}": values for part, values in parts.items()}
     if estimate.independence is not None:
-        arrays["statistics"] = estimate.independence.statistics
+        arrays |= {name: getattr(estimate.independence, name) for name in _TESTED}
     about = np.array(json.dumps(_describe(estimate)))
     with _files.replace(path) as file:
         np.savez(file, allow_pickle=False, about=about, **arrays)
@@ -62,13 +63,20 @@ def _describe(estimate: Any) -> dict[str, Any]:
         "format": FORMAT,
         **{name: getattr(estimate, name) for name in _NUMBERS},
         "warnings": dict(estimate.warnings),
-        "p_value": None if estimate.independence is None else estimate.independence.p_value,
+        "independence": _test(estimate.independence),
         "diagnostics": estimate.diagnostics._asdict(),
         "config": config | {"critic": None if critic is None else _describe_critic(critic)},
         "seconds": estimate.seconds._asdict(),
         "units": {"kind": estimate.units.kind, "length": estimate.units.length},
         "shapes": [list(columns.shape) for columns in estimate.columns],
     }
+
+
+def _test(independence: Independence | None) -> dict[str, Any] | None:
+    """What of a test of independence is written as JSON."""
+    if independence is None:
+        return None
+    return {name: value for name, value in independence._asdict().items() if name not in _TESTED}
 
 
 def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn.Module | None) -> dict[str, Any]:
@@ -87,7 +95,7 @@ def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn
     config = FitConfig(**written | {"critic": module})
     rows = [jax.ShapeDtypeStruct((2, part.kept.size), np.float32) for part in columns]
     structure = jax.tree.structure(jax.eval_shape(config.model().init, jax.random.key(0), *rows))
-    p_value = about["p_value"]
+    test = about["independence"]
     return {
         **{name: tuple(about[name]) if isinstance(about[name], list) else about[name] for name in _NUMBERS},
         "per_fold": arrays["per_fold"],
@@ -95,7 +103,7 @@ def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn
         "history": _under(arrays, "history/"),
         "diagnostics": Diagnostics(**known | {name: tuple(known[name]) for name in _TUPLES}),
         "warnings": about["warnings"],
-        "independence": None if p_value is None else Independence(p_value, arrays["statistics"]),
+        "independence": None if test is None else Independence(**test | {name: arrays[name] for name in _TESTED}),
         "config": config,
         "seconds": Seconds(**about["seconds"]),
         "columns": (columns[0], columns[1]),

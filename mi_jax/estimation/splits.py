@@ -9,6 +9,7 @@ from mi_jax.estimation.units import Units
 
 FOLDS = 5
 VALIDATION_SHARE = 0.1
+LEAST_BEFORE = 16  # rows to train on and to stop by, for a test of the next ones
 
 
 class Split(NamedTuple):
@@ -66,6 +67,15 @@ def _cut_rows(units: Units, folds: int, rng: np.random.Generator, repeat: int) -
 
 def _cut_groups(units: Units, folds: int, rng: np.random.Generator, repeat: int) -> list[Split]:
     del repeat
+    fold_of, splits = _deal(units, folds, rng), []
+    for fold in range(folds):
+        others = np.flatnonzero(fold_of != fold)
+        splits.append(_split_groups(units, others, np.flatnonzero(fold_of == fold), _num_valid(len(units.of_row)), rng))
+    return splits
+
+
+def _deal(units: Units, folds: int, rng: np.random.Generator) -> Int[np.ndarray, " units"]:
+    """The fold in which each group is tested: of about as many rows, and of two groups at least."""
     sizes = np.bincount(units.of_row)
     fold_of, filled = np.empty(units.number, int), np.zeros(folds, int)
     order = rng.permutation(units.number)
@@ -78,35 +88,89 @@ def _cut_groups(units: Units, folds: int, rng: np.random.Generator, repeat: int)
             f"groups must leave two or more to each of the {folds} folds, but the largest holds {sizes.max()} of the "
             f"{sizes.sum()} rows: cut it, or take fewer folds"
         )
-    splits = []
-    for fold in range(folds):
-        others = rng.permutation(np.flatnonzero(fold_of != fold))
-        # As few groups as hold a tenth of the rows, but two, as one has no negatives.
-        stop = max(2, 1 + int(np.searchsorted(np.cumsum(sizes[others[:-2]]), _num_valid(sizes.sum()))))
-        parts = others[stop:], others[:stop], np.flatnonzero(fold_of == fold)
-        train, valid, test = (rng.permutation(np.flatnonzero(np.isin(units.of_row, part))) for part in parts)
-        arranged, apart = _interleave(valid, np.unique(units.of_row[valid], return_inverse=True)[1])
-        splits.append(Split(train, arranged, test, apart))
-    return splits
+    return fold_of
+
+
+def _split_groups(
+    units: Units, others: Int[np.ndarray, " k"], tested: Int[np.ndarray, " m"], num_valid: int, rng: np.random.Generator
+) -> Split:
+    """Tests some groups, and trains on others, without as few of them as hold the validation rows."""
+    others, sizes = rng.permutation(others), np.bincount(units.of_row)
+    # Two groups at least, as one has no negatives.
+    stop = max(2, 1 + int(np.searchsorted(np.cumsum(sizes[others[:-2]]), num_valid)))
+    parts = others[stop:], others[:stop], tested
+    train, valid, test = (rng.permutation(np.flatnonzero(np.isin(units.of_row, part))) for part in parts)
+    arranged, apart = _interleave(valid, np.unique(units.of_row[valid], return_inverse=True)[1])
+    return Split(train, arranged, test, apart)
 
 
 def _cut_blocks(units: Units, folds: int, rng: np.random.Generator, repeat: int) -> list[Split]:
     # The first repeat cuts at the ends of the series; another is turned around by some blocks.
     turned = np.roll(np.arange(units.number), int(rng.integers(units.number)) if repeat else 0)
-    splits, length = [], units.length
+    splits = []
     for tested in np.array_split(turned, folds):
         test = np.isin(units.of_row, tested)
-        allowed = ~_widen(test, length)
-        valid = _draw_range(allowed, max(2 * length, _num_valid(len(allowed))), rng)
-        train = allowed & ~_widen(valid, length)
-        if min(train.sum(), valid.sum()) < 2 * length:
+        split = _split_series(units, test, ~_widen(test, units.length), _num_valid(len(test)), rng)
+        if split is None:
             raise ValueError(
-                f"blocks of {length} of the {len(allowed)} rows leave too few to train on, as a block is left out on both "
-                "sides of what tests: take shorter blocks"
+                f"blocks of {units.length} of the {len(test)} rows leave too few to train on, as a block is left out on "
+                "both sides of what tests: take shorter blocks"
             )
-        rows = np.flatnonzero(valid)
-        arranged, apart = _interleave(rows, np.arange(rows.size) // length)
-        splits.append(Split(rng.permutation(np.flatnonzero(train)), arranged, rng.permutation(np.flatnonzero(test)), apart))
+        splits.append(split)
+    return splits
+
+
+def _split_series(
+    units: Units, test: Bool[np.ndarray, " n"], allowed: Bool[np.ndarray, " n"], num_valid: int, rng: np.random.Generator
+) -> Split | None:
+    """Trains on allowed rows, without a stretch that decides when to stop and its gap; None if they are too few."""
+    valid = _draw_range(allowed, max(2 * units.length, num_valid), rng)
+    train = allowed & ~_widen(valid, units.length)
+    if min(train.sum(), valid.sum()) < 2 * units.length:
+        return None
+    rows = np.flatnonzero(valid)
+    arranged, apart = _interleave(rows, np.arange(rows.size) // units.length)
+    return Split(rng.permutation(np.flatnonzero(train)), arranged, rng.permutation(np.flatnonzero(test)), apart)
+
+
+def make_growing_splits(units: Units, folds: int, rng: np.random.Generator) -> list[Split]:
+    """Each part of the units tested by a fit to the parts before it alone, at most `folds` - 1 of them.
+
+    So what is found in one part, if x and y are independent, tells nothing of what will be found in the next. Of the rows
+    before a part an eighth decides when to stop. Parts with too few rows before them are not tested.
+
+    Raises:
+      ValueError: if that leaves none.
+
+    Example:
+      >>> import numpy as np
+      >>> from mi_jax.estimation.splits import make_growing_splits
+      >>> from mi_jax.estimation.units import make_units
+      >>> splits = make_growing_splits(make_units(500), 5, np.random.default_rng(0))
+      >>> [(len(split.train), len(split.valid), len(split.test)) for split in splits]
+      [(88, 12, 100), (175, 25, 100), (262, 38, 100), (350, 50, 100)]
+    """
+    fold_of = _deal(units, folds, rng) if units.kind == "groups" else np.arange(units.number) * folds // units.number
+    order = rng.permutation(units.number) if units.kind == "rows" else np.arange(units.number)
+    splits = []
+    for fold in range(1, folds):
+        before, tested = order[fold_of < fold], order[fold_of == fold]
+        if units.kind == "rows":
+            before = rng.permutation(before)
+            valids = round(before.size / 8)
+            enough = before.size >= LEAST_BEFORE
+            split = Split(before[valids:], before[:valids], tested) if enough else None
+        elif units.kind == "groups":
+            rows = np.isin(units.of_row, before).sum()
+            split = _split_groups(units, before, tested, round(rows / 8), rng) if before.size >= 4 else None
+        else:
+            test = np.isin(units.of_row, tested)
+            allowed = np.isin(units.of_row, before) & ~_widen(test, units.length)
+            split = _split_series(units, test, allowed, round(allowed.sum() / 8), rng)
+        if split is not None:
+            splits.append(split)
+    if not splits:
+        raise ValueError(f"permutations need more {units.kind} than {units.number}, to train on some and test on others")
     return splits
 
 

@@ -52,13 +52,26 @@ class Units(NamedTuple):
             return rng.permutation(num_rows)
         if self.kind == "blocks":
             return np.roll(np.arange(num_rows), int(rng.integers(self.length, num_rows - self.length + 1)))
-        order = np.arange(num_rows)
-        members = np.split(np.argsort(self.of_row, kind="stable"), np.cumsum(np.bincount(self.of_row))[:-1])
-        sizes = np.array([rows.size for rows in members])
+        return self.exchange(np.arange(num_rows), 1, rng)[0]
+
+    def exchange(self, rows: Int[np.ndarray, " k"], number: int, rng: np.random.Generator) -> Int[np.ndarray, "m k"]:
+        """Orders of some rows, by place among them: at random, or of whole groups or blocks, with others of their size.
+
+        Args:
+          rows: whole units.
+          number: how many orders, m.
+          rng: what draws them.
+        """
+        unit = np.unique(self.of_row[rows], return_inverse=True)[1]
+        orders = np.tile(np.arange(rows.size), (number, 1))
+        # By unit, and within it in the order of the file, so that rows of two units keep their places.
+        members = np.split(np.lexsort((rows, unit)), np.cumsum(np.bincount(unit))[:-1])
+        sizes = np.array([places.size for places in members])
         for size in np.unique(sizes):
-            alike = np.stack([members[unit] for unit in np.flatnonzero(sizes == size)])
-            order[alike] = alike[rng.permutation(len(alike))]
-        return order
+            alike = np.stack([members[one] for one in np.flatnonzero(sizes == size)])
+            drawn = rng.permuted(np.tile(np.arange(len(alike)), (number, 1)), axis=1)
+            orders[:, alike.ravel()] = alike[drawn].reshape(number, -1)
+        return orders
 
 
 def make_units(num_rows: int, groups: Any = None, blocks: int | None = None, folds: int = 2) -> Units:

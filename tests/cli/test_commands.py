@@ -109,11 +109,12 @@ def test_options_reach_estimate(run, calls, files):
         "patience": 50,
         "max_pairs": 1000,
         "permutations": 19,
+        "retrain": True,
         "blocks": 2,
         "confidence": 0.9,
     }
     assert set(given) == set(options.OPTIONS)
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in given.items()]
     assert run("estimate", "data.npz", "--seed", "7", *flags).exit_code == 0
     assert (
         run(
@@ -123,7 +124,7 @@ def test_options_reach_estimate(run, calls, files):
             "7",
             "--tolerance",
             "0.2",
-            *(flag for flag in flags if not flag.startswith(("--permu", "--blocks"))),
+            *(flag for flag in flags if not flag.startswith(("--permu", "--retrain", "--blocks"))),
         ).exit_code
         == 0
     )
@@ -131,7 +132,7 @@ def test_options_reach_estimate(run, calls, files):
         assert jax.random.key_data(passed.pop("key")).tolist() == jax.random.key_data(jax.random.key(7)).tolist()
         passed.pop("on_chunk")
         assert passed.pop("groups", None) is None
-        assert {"permutations": 19, "blocks": 2} | passed == given | extra
+        assert {"permutations": 19, "retrain": True, "blocks": 2} | passed == given | extra
 
 
 def test_groups_reach_estimate(run, calls, tmp_path):

@@ -76,7 +76,7 @@ def test_a_permutation_test_is_explained():
     assert show(examples.estimate(independence=examples.independence(), warnings={}))[1:] == [
         "x and y are clearly dependent: the interval lies above 0, and the permutation test shows dependence. "
         "No check speaks against the estimate.",
-        "permutation test: if x and y were independent, about 5 % of data sets would give such a high estimate (p = 0.05)",
+        "permutation test: if x and y were independent, about 5 % of data sets would look as dependent as these (p = 0.05)",
     ]
 
 

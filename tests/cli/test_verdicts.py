@@ -123,7 +123,8 @@ def test_the_fewest_permutations_can_show_dependence(count):
 def test_permutations_in_words():
     start = "permutation test: if x and y were independent, about "
     assert (
-        verdicts.explain_permutations(0.3, 19, 0.95) == f"{start}30 % of data sets would give such a high estimate (p = 0.3)"
+        verdicts.explain_permutations(0.3, 19, 0.95)
+        == f"{start}30 % of data sets would look as dependent as these (p = 0.3)"
     )
     assert verdicts.explain_permutations(1.0, 19, 0.95).startswith(f"{start}100 % of data sets")
     assert verdicts.explain_permutations(1 / 3, 2, 0.95).endswith(

@@ -2,11 +2,13 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.signal import lfilter
 
-from mi_jax.estimation.combine import combine, compare_with_permuted
+from mi_jax.estimation.combine import combine, compare_with_permuted, merge_parts
 from mi_jax.estimation.cross_fitting import Fitted
 from mi_jax.estimation.read_out import HeldOut
-from mi_jax.estimation.splits import Split, make_splits
+from mi_jax.estimation.splits import Split, make_growing_splits, make_splits
 from mi_jax.estimation.units import make_units
 
 
@@ -191,3 +193,54 @@ def test_p_values(observed, statistics, p_values):
         compare_with_permuted(observed, np.array(statistics), np.random.default_rng(seed)).p_value for seed in range(50)
     }
     assert found == p_values or (math.isnan(observed) and np.isnan([*found]).all())
+
+
+def test_parts_are_merged_by_their_z_scores():
+    sums = np.array([[3.0, 1.0, 2.0, 4.0], [0.0, 0.0, 0.0, 1.0], [math.nan, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    ours = merge_parts(sums, np.array([1.0, 2.0, 5.0, 2.0]))
+    np.testing.assert_allclose(ours.per_part, [1.5 / 4, 2.5 / 4, math.nan, 2.0 / 4])
+    z = (stats.norm.isf(1.5 / 4) + 2 * stats.norm.isf(2.5 / 4) + 0.0) / 3
+    assert ours.p_value == pytest.approx(stats.norm.sf(z))
+    assert (ours.permutations, ours.statistics.size) == (3, 0)
+    assert math.isnan(merge_parts(sums[2:3], np.ones(1)).p_value)
+
+
+def correlate_in_turn(rng, x, y, units, turned_around=False):
+    """The test of `estimate` with the sample correlation in place of a critic."""
+    parts = make_growing_splits(units, 5, rng)
+    sums = []
+    for part in parts:
+        tested, own = np.sort(part.test), np.arange(part.test.size)
+        shifts = range(units.length, own.size - units.length)
+        permuted = [np.roll(own, shift) for shift in shifts] if turned_around else units.exchange(tested, 99, rng)
+        products = x[tested] * y[tested][np.vstack([own, permuted])]
+        sums.append(np.mean(x[part.train] * y[part.train]) * products.sum(axis=1))
+    return merge_parts(np.array(sums), np.sqrt([part.train.size for part in parts])).p_value
+
+
+def draw_independent(rng, kind):
+    if kind == "rows":
+        x, y = rng.normal(size=(2, 200))
+        return x, y, make_units(200)
+    if kind == "groups":
+        labels = rng.permutation(np.repeat(np.arange(40), 5))
+        x, y, *_ = rng.normal(size=(2, 40))[:, labels] + 0.3 * rng.normal(size=(2, 200))
+        return x, y, make_units(200, labels)
+    x, y = lfilter([0.1], [1.0, -0.99], rng.normal(size=(2, 3_000)))[:, 1_000:]
+    return x - x.mean(), y - y.mean(), make_units(2_000, blocks=100)
+
+
+@pytest.mark.parametrize("kind", ["rows", "groups", "blocks"])
+def test_parts_in_turn_have_any_p_value_where_nothing_is_shared(kind):
+    """Exactly for rows and groups; blocks are nearly independent."""
+    p_values = [correlate_in_turn(rng, *draw_independent(rng, kind)) for rng in map(np.random.default_rng, range(500))]
+    for level in (0.05, 0.1, 0.5):
+        low, high = stats.binom.interval(0.999, 500, level)
+        assert low <= np.sum(np.array(p_values) <= level) <= high
+
+
+def test_stretches_that_are_turned_around_seem_dependent_too_often():
+    """Why blocks are exchanged, and stretches of a series are not turned around."""
+    rngs = map(np.random.default_rng, range(500))
+    p_values = [correlate_in_turn(rng, *draw_independent(rng, "blocks"), turned_around=True) for rng in rngs]
+    assert np.sum(np.array(p_values) <= 0.1) > 65  # of 50 expected

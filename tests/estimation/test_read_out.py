@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -55,6 +57,21 @@ def test_more_test_rows_than_the_budget_are_read_out_in_groups(rows, params, mon
     np.testing.assert_allclose(held.log_normaliser, log_z, rtol=1e-4, atol=1e-5)
     assert held.clipped_pairs > 0.01
     assert (float(held.group), float(held.pairs)) == (100, TESTS * 99)
+
+
+def test_the_sums_of_permuted_pairs(rows, params):
+    """Those of the whole matrix; padding adds nothing."""
+    test, rng = PARTS[0].test, np.random.default_rng(0)
+    orders = np.stack([np.arange(test.size), *(rng.permutation(test.size) for _ in range(7))]).astype(np.int32)
+    matrix = score_matrix(BILINEAR, params, rows, test)
+    expected = [matrix[np.arange(test.size), order].sum() for order in orders]
+    pairs = read_out.Pairs(test.astype(np.int32), test.astype(np.int32))
+    compute = jax.jit(lambda rows, given: read_out.sum_permuted(BILINEAR, params, training.Inputs(rows, given)))
+    run = functools.partial(compute, rows)
+    np.testing.assert_allclose(run(read_out.PermutedRows(pairs, orders)), expected, rtol=1e-4, atol=1e-3)
+    pad = lambda numbers: np.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, 3)], mode="edge")  # noqa: E731
+    padded = read_out.Pairs(pad(pairs.x_rows), pad(pairs.y_rows), np.int32(test.size))
+    np.testing.assert_allclose(run(read_out.PermutedRows(padded, pad(orders))), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_a_padded_quantile_is_that_of_the_rows():

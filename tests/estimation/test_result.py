@@ -31,7 +31,9 @@ def test_repr(found):
         f"{found.mi:.3f} nats ± {found.stderr:.3f}, 95% interval {low:.3f} to {high:.3f} (smile, BilinearCritic, 2 folds)"
     )
     assert repr(dataclasses.replace(found, warnings={})) == first
-    warned = dataclasses.replace(found, warnings={"ceiling": "near"}, independence=Independence(0.05, np.zeros(19)))
+    warned = dataclasses.replace(
+        found, warnings={"ceiling": "near"}, independence=Independence(0.05, 19, np.array([]), np.zeros(19))
+    )
     assert repr(warned).split("\n") == [first, "independence: p = 0.05 (19 permutations)", "warning, ceiling: near"]
 
 

@@ -10,7 +10,9 @@ from tests.quick import N
 
 
 def test_saved_and_loaded(barely_trained, data, tmp_path):
-    tested = dataclasses.replace(barely_trained, independence=Independence(0.05, np.arange(19.0)))
+    tested = dataclasses.replace(
+        barely_trained, independence=Independence(0.05, 19, np.array([0.1, np.nan]), np.arange(19.0))
+    )
     grouped = dataclasses.replace(barely_trained, units=make_units(N, groups=np.arange(N) // 4))
     for one in (barely_trained, grouped, tested, tested.in_bits()):
         one.save(tmp_path / "mi.npz")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mi_jax.estimation.splits import make_splits
+from mi_jax.estimation.splits import make_growing_splits, make_splits
 from mi_jax.estimation.units import make_units
 
 
@@ -107,3 +107,46 @@ def test_too_large_a_group_and_too_long_blocks():
         ValueError, match=r"blocks of 100 of the 1000 rows leave too few to train on, .* take shorter blocks"
     ):
         cut(make_units(1_000, blocks=100), 2)
+
+
+def grow(units, folds=5, seed=0):
+    return make_growing_splits(units, folds, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("num_rows", [100, 603])
+def test_growing_splits_test_each_part_by_those_before_it(num_rows):
+    splits = grow(make_units(num_rows))
+    assert len(splits) == 4
+    before = None
+    for split in splits:
+        known = np.concatenate([split.train, split.valid])
+        if before is not None:  # what was tested before is what trains now, with what trained then
+            np.testing.assert_array_equal(np.sort(known), np.sort(before))
+        assert len(split.valid) == round(len(known) / 8)
+        assert not np.intersect1d(known, split.test).size
+        before = np.concatenate([known, split.test])
+    np.testing.assert_array_equal(np.sort(before), np.arange(num_rows))
+
+
+def test_growing_splits_of_groups():
+    for split, other in zip(splits := grow(make_units(LABELS.size, LABELS)), splits[1:], strict=False):
+        known = set(LABELS[np.concatenate([split.train, split.valid])])
+        assert not known & set(LABELS[split.test])
+        assert not set(LABELS[split.train]) & set(LABELS[split.valid])
+        assert not set(LABELS[split.test]) & set(LABELS[other.test])
+
+
+def test_growing_splits_of_a_series_go_forward():
+    units = make_units(1_000, blocks=25)
+    splits = grow(units)
+    for split in splits:
+        assert max(split.train.max(), split.valid.max()) < split.test.min() - 25
+        assert np.abs(split.train[:, None] - split.valid).min() > 25
+    assert len(splits) >= 3
+
+
+def test_parts_with_too_little_before_them_are_not_tested():
+    assert [len(split.train) + len(split.valid) for split in grow(make_units(20))] == [16]
+    assert len(grow(make_units(20, groups=np.arange(20) // 2))) == 3  # of ten groups two are before the second part
+    with pytest.raises(ValueError, match="permutations need more rows than 20, to train on some and test on others"):
+        grow(make_units(20), 2)

@@ -59,6 +59,22 @@ def test_groups_are_exchanged_whole_with_those_of_their_size():
     assert len(partners) == 3**2 + 6**2 + 2**2
 
 
+def test_some_rows_are_exchanged_by_place_among_them():
+    rng = np.random.default_rng(0)
+    labels = np.array([*range(10), 10, 11, 10, 11, 12, 12, 13])
+    units, rows = make_units(labels.size, labels), np.array([13, 16, 11, 0, 15, 12, 10, 14])  # of 11, 13, 0, 12 and 10
+    orders = units.exchange(rows, 300, rng)
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(8), (300, 1)))
+    pairs = {(int(a), int(b)) for order in orders for a, b in zip(rows, rows[order], strict=True)}
+    firsts, seconds, ones = {11, 10, 14}, {13, 12, 15}, {16, 0}
+    assert pairs == {(a, b) for alike in (firsts, seconds, ones) for a in alike for b in alike}
+    blocks = make_units(100, blocks=10)
+    order = blocks.exchange(np.arange(99, 19, -1), 1, rng)[0]
+    np.testing.assert_array_equal(np.diff(np.arange(99, 19, -1)[order].reshape(8, 10)), -1)
+    free = make_units(50).exchange(np.arange(10, 20), 2_000, rng)
+    np.testing.assert_allclose(free.mean(axis=0), 4.5, atol=0.35)
+
+
 def test_a_series_is_turned_around_by_a_block_or_more():
     units, rng = make_units(100, blocks=10), np.random.default_rng(0)
     starts = {int(units.permute(rng)[0]) for _ in range(2_000)}
