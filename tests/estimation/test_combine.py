@@ -117,7 +117,7 @@ def draw_groups(rng, sizes):
 def test_the_interval_covers_a_mean_over_groups(sizes):
     """Where each row counts as one, it does not."""
     rng, hits = np.random.default_rng(0), {"groups": 0, "rows": 0}
-    for _ in range(400):
+    for _ in range(200):
         labels, log_ratios = draw_groups(rng, sizes)
         for kind, units in (("groups", make_units(labels.size, labels)), ("rows", make_units(labels.size))):
             parts = make_splits(units, 5, 1, rng)
@@ -132,8 +132,8 @@ def test_the_interval_covers_a_mean_over_groups(sizes):
             )
             low, high = combine(given, parts, units, 0.95).interval
             hits[kind] += low <= 1.0 <= high
-    assert hits["groups"] >= 0.93 * 400
-    assert hits["rows"] <= 0.8 * 400
+    assert hits["groups"] >= 0.93 * 200
+    assert hits["rows"] <= 0.8 * 200
 
 
 @pytest.mark.parametrize("sizes", [np.full(60, 10), np.random.default_rng(0).integers(1, 12, 60)], ids=["equal", "unequal"])
@@ -141,7 +141,7 @@ def test_chance_makes_no_training_error(sizes):
     """Folds that differ by their test rows alone are told from others at a level of 1 %, whatever their sizes."""
     rng, seen = np.random.default_rng(0), 0
     units = make_units(sizes.sum(), np.repeat(np.arange(sizes.size), sizes))
-    for _ in range(1_000):
+    for _ in range(300):
         _, log_ratios = draw_groups(rng, sizes)
         parts = make_splits(units, 5, 1, rng)
         most = max(len(part.test) for part in parts)
@@ -150,7 +150,7 @@ def test_chance_makes_no_training_error(sizes):
         influences = np.array([np.pad(one - one.mean(), (0, most - one.size)) for one in tested])
         given = fitted(np.array([one.mean() for one in tested]), influences, weights=weights)
         seen += combine(given, parts, units, 0.95).training_error > 0
-    assert 1 <= seen <= 22
+    assert seen <= 10  # of 3 expected
 
 
 def check_any_p_value(p_values):
@@ -233,14 +233,14 @@ def draw_independent(rng, kind):
 @pytest.mark.parametrize("kind", ["rows", "groups", "blocks"])
 def test_parts_in_turn_have_any_p_value_where_nothing_is_shared(kind):
     """Exactly for rows and groups; blocks are nearly independent."""
-    p_values = [correlate_in_turn(rng, *draw_independent(rng, kind)) for rng in map(np.random.default_rng, range(500))]
+    p_values = [correlate_in_turn(rng, *draw_independent(rng, kind)) for rng in map(np.random.default_rng, range(200))]
     for level in (0.05, 0.1, 0.5):
-        low, high = stats.binom.interval(0.999, 500, level)
+        low, high = stats.binom.interval(0.999, 200, level)
         assert low <= np.sum(np.array(p_values) <= level) <= high
 
 
 def test_stretches_that_are_turned_around_seem_dependent_too_often():
     """Why blocks are exchanged, and stretches of a series are not turned around."""
-    rngs = map(np.random.default_rng, range(500))
+    rngs = map(np.random.default_rng, range(200))
     p_values = [correlate_in_turn(rng, *draw_independent(rng, "blocks"), turned_around=True) for rng in rngs]
-    assert np.sum(np.array(p_values) <= 0.1) > 65  # of 50 expected
+    assert np.sum(np.array(p_values) <= 0.1) > 31  # of 20 expected

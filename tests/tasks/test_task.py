@@ -15,10 +15,12 @@ BEYOND = [
     pytest.param(lambda: tasks.uniform_noise(3, 0.1), id="narrow_noise"),
     pytest.param(lambda: tasks.uniform_noise(20, 2.0), id="wide_noise", marks=pytest.mark.slow),
     pytest.param(lambda: tasks.cauchy_noise(2, 0.25), id="cauchy_noise"),
-    pytest.param(lambda: tasks.sine(2, 0.2), id="sine"),
+    pytest.param(lambda: tasks.sine(2, 0.2), id="sine", marks=pytest.mark.slow),
     pytest.param(lambda: tasks.spiral(tasks.widened(tasks.gaussian(2, 1.0), 5)), id="spiral"),
     pytest.param(lambda: tasks.spiral(tasks.gaussian(2, 1.0), 0.1), id="spiral_in_a_plane", marks=pytest.mark.slow),
-    pytest.param(lambda: tasks.spiral(tasks.uniform_margins(tasks.gaussian(3, 1.0))), id="spiral_of_uniforms"),
+    pytest.param(
+        lambda: tasks.spiral(tasks.uniform_margins(tasks.gaussian(3, 1.0))), id="spiral_of_uniforms", marks=pytest.mark.slow
+    ),
     pytest.param(lambda: tasks.swiss_roll(tasks.gaussian(1, 1.0)), id="swiss_roll"),
     pytest.param(lambda: tasks.rotated(tasks.cubic(5, 1.0), jax.random.key(9)), id="rotated_cubic"),
     pytest.param(
