@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.estimates import experiment, page
+from benchmarks.estimates import experiment, independence, page
 from benchmarks.estimates.cases import CASES, HARD, LARGE, LARGE_CRITICS
-from benchmarks.estimates.experiment import SMALL_GROUP, SMALL_MI, SMALL_SETS, PermutationTest, Run
+from benchmarks.estimates.experiment import Run
 from benchmarks.lib import cli, machine
 
 
@@ -40,7 +40,7 @@ def _wanted(options: argparse.Namespace) -> dict[Any, int]:
         raise ValueError(f"--match must match a case, such as {next(iter(CASES))!r}, got {options.match!r}")
     extra = tuple(sorted(map(_option, options.options)))
     if options.independence:
-        return {PermutationTest(mi): SMALL_SETS // SMALL_GROUP for mi in (0.0, SMALL_MI)}
+        return dict.fromkeys(independence.cells(), independence.SETS // independence.GROUP)
     if options.large:
         cells = [
             Run("large", LARGE.name, tuple(sorted({"critic": critic, **dict(extra)}.items()))) for critic in LARGE_CRITICS

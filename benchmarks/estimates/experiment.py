@@ -12,16 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.estimates import independence
 from benchmarks.estimates.cases import CASES, HARD, LARGE
+from benchmarks.estimates.independence import PermutationTest
 from benchmarks.lib import machine, rows, runner
 from benchmarks.lib.rows import Row
-from mi_jax import tasks
-
-# The study of the permutation test: many small data sets, some of them in a row.
-SMALL_ROWS, SMALL_DIM, SMALL_SETS, SMALL_MI = 200, 2, 200, 0.15
-SMALL_GROUP = 20
-PERMUTATIONS = 19
-SMALL_OPTIONS = (("folds", 2), ("patience", 100), ("steps", 200))
 
 
 @dataclass(frozen=True)
@@ -63,45 +58,6 @@ class Run:
         return Row("estimates", self.config(seed), made["environment"], 0, seconds, made["results"])
 
 
-@dataclass(frozen=True)
-class PermutationTest:
-    """The permutation test on small data sets of one true MI; a repeat is a group of them."""
-
-    mi: float
-    options: tuple[tuple[str, Any], ...] = SMALL_OPTIONS
-
-    @property
-    def label(self) -> str:
-        """Its name for people."""
-        return f"independence, MI {self.mi:g}"
-
-    def config(self, group: int) -> dict[str, Any]:
-        """What decides its numbers."""
-        return {
-            "kind": "independence",
-            "mi": self.mi,
-            "options": dict(self.options),
-            "sets": SMALL_GROUP,
-            "group": group,
-        }
-
-    def measure(self, group: int) -> Row:
-        """The row: the p-value and the estimate of each data set of a group."""
-        started = time.perf_counter()
-        sets = [self._one(number) for number in range(group * SMALL_GROUP, (group + 1) * SMALL_GROUP)]
-        seconds = {"total": time.perf_counter() - started}
-        return Row("estimates", self.config(group), machine.environment(), 0, seconds, {"sets": sets})
-
-    def _one(self, number: int) -> dict[str, float]:
-        import mi_jax
-
-        key = jax.random.fold_in(jax.random.key(1), number)
-        x, y = tasks.gaussian(SMALL_DIM, self.mi).sample(key, SMALL_ROWS)
-        result = mi_jax.estimate(x, y, key=jax.random.fold_in(key, 1), permutations=PERMUTATIONS, **dict(self.options))
-        assert result.independence is not None
-        return {"p_value": result.independence.p_value, "estimate": result.mi}
-
-
 def experiment(wanted: Mapping[Any, int]) -> runner.Experiment:
     """These cells with so many repeats, for the runner."""
     return runner.Experiment(
@@ -116,10 +72,9 @@ def experiment(wanted: Mapping[Any, int]) -> runner.Experiment:
 
 def covers(config: Mapping[str, Any]) -> tuple[Run | PermutationTest, Sequence[int]]:
     """The cell of a row, and its seed or group."""
-    options = tuple(sorted(config["options"].items()))
     if config["kind"] == "independence":
-        return PermutationTest(config["mi"], options), [config["group"]]
-    return Run(config["kind"], config["case"], options), [config["seed"]]
+        return independence.covers(config)
+    return Run(config["kind"], config["case"], tuple(sorted(config["options"].items()))), [config["seed"]]
 
 
 def _predict(on_disk: Sequence[Row]) -> Callable[[Any], float]:
@@ -133,7 +88,7 @@ def _predict(on_disk: Sequence[Row]) -> Callable[[Any], float]:
 
 def _describe(row: Row) -> str:
     if row.config["kind"] == "independence":
-        return f"{SMALL_GROUP} data sets in {machine.duration(row.seconds['total'])}"
+        return f"{independence.GROUP} data sets in {machine.duration(row.seconds['total'])}"
     return f"{row.results['mi']:.3f} (true {row.results['truth']:.3f}), {row.seconds['total']:.1f} s"
 
 

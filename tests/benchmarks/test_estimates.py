@@ -13,6 +13,7 @@ import pytest
 import mi_jax
 from benchmarks.estimates import __main__ as command
 from benchmarks.estimates import cases, experiment, page
+from benchmarks.estimates import independence as studies
 from benchmarks.lib import rows
 from mi_jax.estimation.cross_fitting import Seconds
 from tests import examples
@@ -28,9 +29,9 @@ def row(case="gaussian, d = 5, MI 2", mi=2.01, interval=(1.9, 2.1), warnings=(),
     return rows.Row("estimates", config, {}, 0, spent, results)
 
 
-def independence(mi, p_values, group=0):
-    sets = [{"p_value": p, "estimate": 0.1} for p in p_values]
-    return rows.Row("estimates", experiment.PermutationTest(mi).config(group), {}, 0, {}, {"sets": sets})
+def independence(mi, p_values, group=0, **changes):
+    sets = [{"p_value": p, "estimate": 0.1} | changes for p in p_values]
+    return rows.Row("estimates", studies.PermutationTest("rows", mi).config(group), {}, 0, {}, {"sets": sets})
 
 
 def text_of(*found):
@@ -101,9 +102,44 @@ def test_many_rows_have_their_memory():
 
 
 def test_the_permutation_tests_are_counted():
-    text = text_of(independence(0.0, [0.05, 0.1]), independence(0.0, [0.15, 1.0], group=1), independence(0.15, [0.05]))
-    assert cells(text, "0")[1:] == ["4", "2", "0.500", "0 to 2"]
-    assert cells(text, "0.15")[1:] == ["1", "1", "1.000", ""]
+    text = text_of(
+        independence(0.0, [0.05, 0.1], interval=[-0.1, 0.2], dependent_rows=False),
+        independence(0.0, [0.15, 1.0], group=1, interval=[0.1, 0.2], dependent_rows=True),
+    )
+    assert cells(text, "rows")[1:] == ["permutations = 999, steps = 500", "0", "4", "2", "0 to 2", "2", "2"]
+    assert cells(text_of(independence(0.15, [0.05])), "rows")[2:] == ["0.15", "1", "1", "", "", ""]
+
+
+def test_rows_of_before_are_of_sets_that_were_trained_anew():
+    cell, groups = studies.covers({"kind": "independence", "mi": 0.0, "options": {"steps": 200}, "group": 3})
+    assert (cell.data, dict(cell.options), groups) == ("rows", {"steps": 200, "permutations": 19, "retrain": True}, [3])
+    assert "retrained" in cell.label
+
+
+@pytest.mark.parametrize("data", studies.DATA)
+def test_the_data_of_the_study(data):
+    x, y, units = studies.DATA[data](0.0, 0)
+    again, *_ = studies.DATA[data](0.0, 0)
+    np.testing.assert_array_equal(x, again)
+    assert len(x) == len(y)
+    assert set(units) == {"rows": set(), "subjects": {"groups"}, "series": {"blocks"}}[data]
+    for cell in studies.cells():
+        assert studies.covers(cell.config(1)) == (cell, [1])
+
+
+def test_subjects_share_as_much_as_they_should():
+    """By the correlation over many subjects: noise is a part of y."""
+    pairs = [studies.DATA["subjects"](0.3, seed)[:2] for seed in range(300)]
+    x, y = (np.concatenate([pair[side][:: studies.TIMES] for pair in pairs]) for side in (0, 1))
+    assert -0.5 * np.log1p(-(np.corrcoef(x, y)[0, 1] ** 2)) == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.slow
+def test_the_study_of_independence_gives_a_row():
+    cell = studies.PermutationTest("subjects", 0.3, (("critic", "bilinear"), ("permutations", 19), ("steps", 50)))
+    made = cell.measure(0).results["sets"]
+    assert len(made) == studies.GROUP
+    assert all(0 < one["p_value"] < 1 and one["dependent_rows"] for one in made)
 
 
 def check_the_command_makes_what_is_missing(folder, capsys):
