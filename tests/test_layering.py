@@ -57,6 +57,7 @@ LAYERS = [
     "estimation.config",
     "estimation.read_out",
     "estimation.cross_fitting",
+    "estimation.gaussian_limit",
     "estimation.combine",
     "estimation.diagnostics",
     "estimation.row_warnings",

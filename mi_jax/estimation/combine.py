@@ -64,8 +64,16 @@ def average(per_fold: Float[np.ndarray, " folds"], splits: Sequence[Split]) -> f
     return float(np.average(per_fold[usable], weights=weights[usable])) if usable.any() else math.nan
 
 
-def combine(fitted: Fitted, splits: Sequence[Split], units: Units, confidence: float) -> Combined:
-    """The mean of the folds, and its error; the folds share rows, and so err together."""
+def combine(fitted: Fitted, splits: Sequence[Split], units: Units, confidence: float, limit: float = math.nan) -> Combined:
+    """The mean of the folds, and its error; the folds share rows, and so err together.
+
+    Args:
+      fitted: the folds.
+      splits: their rows.
+      units: which rows count as one.
+      confidence: of the interval.
+      limit: in nats, what the interval reaches at least; NaN if that is not known.
+    """
     held, per_fold, num_rows = fitted.held_out, estimate_per_fold(fitted), len(units.of_row)
     usable = np.flatnonzero(np.isfinite(per_fold)).tolist()
     if not usable:
@@ -86,7 +94,9 @@ def combine(fitted: Fitted, splits: Sequence[Split], units: Units, confidence: f
     mi = average(per_fold, splits)
     sampling = np.sum(units.sums(by_row) ** 2) * units.number / (units.number - 1)
     stderr = math.sqrt(float(sampling) + between)
-    allowance = _allow(held, usable)
+    down, up = _allow(held, usable)
+    reach = make_interval(mi, stderr, (0.0, 0.0), confidence, units.number - 1)[1]
+    allowance = down, float(np.fmax(up, limit - reach))
     interval = make_interval(mi, stderr, allowance, confidence, units.number - 1)
     return Combined(mi, stderr, interval, allowance, per_fold, num_rows * by_row, training_error)
 

@@ -16,6 +16,7 @@ from mi_jax.estimation.columns import Transform, fit_columns
 from mi_jax.estimation.config import FitConfig, make_config, make_critic
 from mi_jax.estimation.cross_fitting import Fitted, Seconds
 from mi_jax.estimation.diagnostics import diagnose
+from mi_jax.estimation.gaussian_limit import upper_limit
 from mi_jax.estimation.inputs import check_devices, check_key, check_pairs, generator
 from mi_jax.estimation.read_out import Rows
 from mi_jax.estimation.result import Estimate
@@ -141,7 +142,8 @@ def estimate(
     fit = functools.partial(cross_fitting.fit_folds, config, rows=rows, splits=parts, keys=keys, tau=tau, **run)
     retrained = permutations if retrain else 0
     sets = _fit_sets(fit, parts, _draw_orders(units, retrained, rng), 1 + retrained)
-    combined = combine.combine(sets.data, parts, units, confidence)
+    limit = upper_limit(rows.x, rows.y, confidence, units.number)
+    combined = combine.combine(sets.data, parts, units, confidence, limit)
     known = diagnose(sets.data, np.isfinite(combined.per_fold), combined.training_error)
     independence, seconds = None, sets.seconds
     if retrained:

@@ -34,8 +34,9 @@ class Estimate:
         degree of freedom less than there are rows, groups or blocks.
       allowance: (down, up), in nats. Down is what SMILE's clipping may have added: the difference from DV, but at most
         -log(1 - p), where p is the share of joint pairs that is clipped. Up is the train-test gap, if positive, plus
-        abs(log E_Q[r]). A held-out estimate is too low by as much as the critic is wrong, which no resampling shows.
-        Structure that this critic cannot represent is not covered.
+        abs(log E_Q[r]); or more, if a Gaussian relation could share more than the interval holds without its showing in the
+        correlations of so few rows. A held-out estimate is too low by as much as the critic is wrong, which no resampling
+        shows. Structure that this critic cannot represent is not covered.
       confidence: the nominal level of the interval.
       per_fold: (folds,) estimates, each from its own test rows, repeat after repeat; NaN for a fold that diverged, or whose
         estimate is not finite. Folds share training rows, so their spread over √folds is no standard error.

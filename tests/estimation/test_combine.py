@@ -244,3 +244,18 @@ def test_stretches_that_are_turned_around_seem_dependent_too_often():
     rngs = map(np.random.default_rng, range(200))
     p_values = [correlate_in_turn(rng, *draw_independent(rng, "blocks"), turned_around=True) for rng in rngs]
     assert np.sum(np.array(p_values) <= 0.1) > 31  # of 20 expected
+
+
+def test_the_interval_reaches_the_limit():
+    """What the rows cannot exclude lies within, and changes nothing where the interval reaches further."""
+    parts = make_splits(make_units(20), 2, 1, np.random.default_rng(0))
+    nothing = fitted(np.zeros(2), np.zeros((2, 10)))
+    assert combine(nothing, parts, make_units(20), 0.95).interval == (0.0, 0.0)
+    assert combine(nothing, parts, make_units(20), 0.95, 0.07).interval == (0.0, 0.07)
+    influences = np.random.default_rng(1).normal(size=(2, 10))
+    plain, limited, far = (
+        combine(fitted(np.ones(2), influences), parts, make_units(20), 0.95, limit) for limit in (math.nan, 0.07, 9.0)
+    )
+    assert limited.interval == plain.interval
+    assert far.interval == pytest.approx((plain.interval[0], 9.0))
+    assert far.allowance[1] == pytest.approx(9.0 - plain.interval[1])
