@@ -91,7 +91,8 @@ class PairSums(NamedTuple):
     Attributes:
       joint: (n,) scores T(x_i, y_i) of the joint pairs.
       rows: (n,) log mean e^T(x_i, y_j) over the negatives y_j of x_i.
-      columns: (n,) log mean e^T(x_j, y_i) over the negatives x_j of y_i.
+      columns: (n,) log mean e^T(x_j, y_i) over the negatives x_j of y_i; where rows have different numbers of negatives,
+        with the weights that these have in the mean over rows.
       clipped_rows, clipped_columns: the same for scores clipped to [-tau, tau].
       squared: (n,) log mean e^{2 T(x_i, y_j)}.
       shares: (n,) Σ_j, over the negatives x_j of y_i, of the share of e^T(x_j, y_i) in row j, its joint pair included.
@@ -240,7 +241,7 @@ def _sum_group(
     block = max(1, min(size, BLOCK_PAIRS // size))
     is_column = jnp.arange(size) < count
 
-    def sum_block(sums: _ColumnSums, numbered: tuple[Array, Array, Any]) -> tuple[_ColumnSums, tuple[_RowSums, Any]]:
+    def sum_block(sums: _ColumnSums, numbered: tuple[Array, Array, Any]) -> tuple[_ColumnSums, _RowSums]:
         numbers, rows_of_x, places_of_x = numbered
         matrix = scores(rows_of_x, y).astype(jnp.float32)
         is_joint = lazy_scores.mark_joint(numbers, size)
@@ -253,27 +254,26 @@ def _sum_group(
         negatives = jnp.where(is_negative, matrix, -jnp.inf)
         clipped = jnp.where(is_negative, jnp.clip(matrix, -tau, tau), -jnp.inf)
         rows = jax.nn.logsumexp(negatives, axis=1)
-        shares = jnp.exp(negatives - jnp.logaddexp(rows, joint)[:, None])
+        # A row with fewer negatives than others counts as much, and so each of its negatives counts more.
+        more = 0.0 if places is None else (jnp.log(count - 1) - jnp.log(pairs))[:, None]
+        shares = jnp.exp(negatives + more - jnp.logaddexp(rows[:, None] + more, joint[:, None]))
         padding = (numbers >= count)[:, None]
         sums = _ColumnSums(
-            jnp.logaddexp(sums.columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, negatives), axis=0)),
-            jnp.logaddexp(sums.clipped_columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, clipped), axis=0)),
+            jnp.logaddexp(sums.columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, negatives + more), axis=0)),
+            jnp.logaddexp(sums.clipped_columns, jax.nn.logsumexp(jnp.where(padding, -jnp.inf, clipped + more), axis=0)),
             sums.shares + jnp.sum(jnp.where(padding, 0.0, shares), axis=0),
         )
         beyond = jnp.sum((jnp.abs(matrix) > tau) & is_negative, axis=1) / pairs
         squared = jax.nn.logsumexp(2 * negatives, axis=1)
         clipped_rows = log_mean(jax.nn.logsumexp(clipped, axis=1))
-        of_rows = _RowSums(joint, log_mean(rows), clipped_rows, log_mean(squared), beyond)
-        return sums, (of_rows, None if places is None else pairs)
+        return sums, _RowSums(joint, log_mean(rows), clipped_rows, log_mean(squared), beyond)
 
     empty = jnp.full(size, -jnp.inf)
     blocks = lazy_scores.number_rows(size, block), *lazy_scores.pad_to_blocks((x, places), block)
-    sums, by_block = jax.lax.scan(sum_block, _ColumnSums(empty, empty, jnp.zeros(size)), blocks)
-    of_rows, pairs = lazy_scores.drop_padding(by_block, size)
-    # A row stands in as many negative pairs by its x as by its y.
-    log_mean = functools.partial(_log_mean, count=count - 1 if places is None else pairs)
+    sums, of_rows = jax.lax.scan(sum_block, _ColumnSums(empty, empty, jnp.zeros(size)), blocks)
+    log_mean = functools.partial(_log_mean, count=count - 1)
     means = sums._replace(columns=log_mean(sums.columns), clipped_columns=log_mean(sums.clipped_columns))
-    return of_rows._asdict() | means._asdict()
+    return lazy_scores.drop_padding(of_rows, size)._asdict() | means._asdict()
 
 
 def _log_mean(log_sum: Array, count: int | Array) -> Array:

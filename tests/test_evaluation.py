@@ -115,15 +115,17 @@ def dense(scores, tau, near=None):
     far = ~np.eye(m, dtype=bool) if near is None else ~near
     found = {name: np.zeros(m) for name in evaluation.PairSums._fields[:-1]} | {"weights": np.ones(m)}
     for i in range(m):
-        row, column = s[i, far[i]], s[far[:, i], i]
+        row, column = s[i, far[i]], s[far[:, i], i] + np.log((m - 1) / far.sum(axis=1)[far[:, i]])
         found["joint"][i] = s[i, i]
-        found["rows"][i], found["columns"][i] = np.log(np.exp(row).mean()), np.log(np.exp(column).mean())
+        found["rows"][i], found["columns"][i] = np.log(np.exp(row).mean()), np.log(np.exp(column).sum() / (m - 1))
         found["clipped_rows"][i] = np.log(np.exp(np.clip(row, -tau, tau)).mean())
-        found["clipped_columns"][i] = np.log(np.exp(np.clip(column, -tau, tau)).mean())
+        weights = (1 / far.sum(axis=1))[far[:, i]]
+        found["clipped_columns"][i] = np.log(weights @ np.exp(np.clip(s[far[:, i], i], -tau, tau)))
         found["squared"][i] = np.log(np.exp(2 * row).mean())
         found["clipped"][i] = np.mean(np.abs(row) > tau)
-        counted = far | np.eye(m, dtype=bool)
-        found["shares"][i] = sum(np.exp(s[j, i]) / np.exp(s[j, counted[j]]).sum() for j in np.flatnonzero(far[:, i]))
+        for j in np.flatnonzero(far[:, i]):
+            more = (m - 1) / far[j].sum()
+            found["shares"][i] += more * np.exp(s[j, i]) / (more * np.exp(s[j, far[j]]).sum() + np.exp(s[j, j]))
     return found
 
 

@@ -97,7 +97,7 @@ OPTIONS: Mapping[str, Option] = {
     "blocks": Option(
         int,
         None,
-        "The rows are a series in order, and rows so far apart are independent. By default all rows are independent.",
+        "The rows are a series in order; so many count as one. Take well more than the series remembers.",
     ),
     "confidence": Option(float, 0.95, "The confidence level of the interval."),
 }

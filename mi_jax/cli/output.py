@@ -55,7 +55,9 @@ def _format_number(shown: Estimate) -> str:
 
 def _judge(shown: Estimate, num_rows: int, num_warnings: int) -> str:
     test = shown.independence
-    dependent = None if test is None else verdicts.decide_dependence(test.p_value, test.permutations, shown.confidence)
+    dependent = (
+        None if test is None else verdicts.decide_dependence(test.p_value, test.permutations, shown.confidence, test.least)
+    )
     return verdicts.judge_estimate(
         shown.mi, shown.interval, unit=shown.unit, num_rows=num_rows, num_warnings=num_warnings, dependent=dependent
     )
@@ -65,7 +67,7 @@ def _explain_independence(result: Estimate) -> list[str]:
     if result.independence is None:
         return []
     test = result.independence
-    return [verdicts.explain_permutations(test.p_value, test.permutations, result.confidence)]
+    return [verdicts.explain_permutations(test.p_value, test.permutations, result.confidence, test.least)]
 
 
 def _format_table(rows: Sequence[tuple[str, str]]) -> str:

@@ -90,13 +90,14 @@ def _describe_zero(high: float) -> str:
     return "lies below 0, where no mutual information can be" if high < 0 else "includes 0"
 
 
-def decide_dependence(p_value: float, permutations: int, confidence: float) -> bool | None:
+def decide_dependence(p_value: float, permutations: int, confidence: float, least: float = 0.0) -> bool | None:
     """What a permutation test finds at the level of the interval.
 
     Args:
       p_value: of the test; NaN if there is no estimate.
       permutations: how many permuted data sets the test compared with.
       confidence: the level of the interval, such as 0.95.
+      least: the smallest p-value that was possible.
 
     Returns:
       Whether x and y are dependent; None if the test cannot decide, with or without dependence.
@@ -106,13 +107,13 @@ def decide_dependence(p_value: float, permutations: int, confidence: float) -> b
       >>> verdicts.decide_dependence(0.05, 19, 0.95), verdicts.decide_dependence(0.3, 19, 0.95)
       (True, False)
     """
-    if math.isnan(p_value) or permutations < count_permutations(confidence):
+    if math.isnan(p_value) or permutations < count_permutations(confidence) or least > 1 - confidence + 1e-9:
         return None
     return p_value <= 1 - confidence + 1e-9  # 1 - 0.9 is below 0.1 in floating point
 
 
 def count_permutations(confidence: float) -> int:
-    """The fewest permutations with which a test can show dependence at this level, as its p-value is at least 1 / (1 + m).
+    """The fewest permutations with which to test at this level: a p-value of retrained sets is at least 1 / (1 + m).
 
     Example:
       >>> from mi_jax.cli import verdicts
@@ -122,7 +123,7 @@ def count_permutations(confidence: float) -> int:
     return math.ceil(1 / (1 - confidence) - 1 - 1e-9)
 
 
-def explain_permutations(p_value: float, permutations: int, confidence: float) -> str:
+def explain_permutations(p_value: float, permutations: int, confidence: float, least: float = 0.0) -> str:
     """Say in words what the p-value of a permutation test means. The arguments are those of `decide_dependence`.
 
     Example:
@@ -139,6 +140,8 @@ def explain_permutations(p_value: float, permutations: int, confidence: float) -
     fewest = count_permutations(confidence)
     if permutations < fewest:
         text += f"; to show dependence at the {100 * confidence:g} % level takes --permutations {fewest} or more"
+    elif least > 1 - confidence + 1e-9:
+        text += f"; so little can be exchanged here that p cannot be below {least:.2g}, which shows nothing"
     return text
 
 

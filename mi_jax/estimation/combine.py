@@ -25,12 +25,15 @@ class Independence(NamedTuple):
       statistics: the estimates of the permuted sets, in nats, if they were trained anew; NaN where all folds diverged. Then
         the p-value is (1 + k) / (1 + m), with k the number of sets whose estimate is not below that of the data; ties are
         broken at random, and a set without an estimate counts against the data.
+      least: the smallest p-value that was possible. Where few groups or blocks can be exchanged, it may be too large to show
+        anything.
     """
 
     p_value: float
     permutations: int
     per_part: Float[np.ndarray, " parts"]
     statistics: Float[np.ndarray, " m"]
+    least: float = 0.0
 
 
 class Combined(NamedTuple):
@@ -159,18 +162,24 @@ def compare_with_permuted(observed: float, statistics: Float[np.ndarray, " m"], 
         not_below = int(np.sum(~(statistics <= observed)))  # NaN among them
         ties = int(np.sum(statistics == observed))
         p_value = (1 + not_below + int(rng.integers(ties + 1))) / (1 + statistics.size)
-    return Independence(p_value, statistics.size, np.array([]), statistics)
+    return Independence(p_value, statistics.size, np.array([]), statistics, 1 / (1 + statistics.size))
 
 
-def merge_parts(sums: Float[np.ndarray, "parts m"], weights: Float[np.ndarray, " parts"]) -> Independence:
+def merge_parts(
+    sums: Float[np.ndarray, "parts m"],
+    weights: Float[np.ndarray, " parts"],
+    unmoved: Float[np.ndarray, " parts"] | None = None,
+) -> Independence:
     """The permutation test of parts of the rows, whose critics saw none of them and of no later part.
 
-    Given the parts before it, a part's p-value is uniform if x and y are independent, whatever its critic is. So the
-    p-values are independent of one another, and z = Σ w Φ⁻¹(1 - p) / √Σ w² is standard normal.
+    Given the parts before it, a part's p-value is uniform on its m + 1 values if x and y are independent, whatever its
+    critic is. So the p-values are independent of one another, and z = Σ w Φ⁻¹(1 - p) / √Σ w² is standard normal but for
+    their steps.
 
     Args:
       sums: of each part, the first of the data and the others of permutations.
       weights: w, of each part's z-score, fixed before the data are seen.
+      unmoved: how many of each part's permutations leave all in place, which tells how small its p-value can be.
 
     Source: Stouffer et al. (1949), "The American Soldier", vol. 1, and Lipták (1958), for the combination.
     """
@@ -184,5 +193,9 @@ def merge_parts(sums: Float[np.ndarray, "parts m"], weights: Float[np.ndarray, "
     if not usable.any():
         return Independence(math.nan, number, per_part, np.array([]))
     weights = weights[usable]
-    z_score = weights @ special.ndtri(1 - per_part[usable]) / math.sqrt(weights @ weights)
-    return Independence(float(special.ndtr(-z_score)), number, per_part, np.array([]))
+    lowest = (0.5 + 0.5 * (np.zeros(len(sums)) if unmoved is None else unmoved)) / (1 + number)
+    p_value, least = (
+        float(special.ndtr(-(weights @ special.ndtri(1 - values[usable])) / math.sqrt(weights @ weights)))
+        for values in (per_part, lowest)
+    )
+    return Independence(p_value, number, per_part, np.array([]), least)

@@ -63,8 +63,9 @@ def estimate(
       y: their n partners, of the same or another shape.
       groups: (n,) labels of rows that belong together, such as the measurements of one subject: numbers or strings. Groups
         stay whole in folds and in permutations, and the interval counts groups, not rows. By default rows are independent.
-      blocks: for a series, whose rows stand in its order: how far apart rows are independent. Folds are stretches of the
-        series, with gaps of so many rows between what trains and what tests; the interval counts blocks of as many.
+      blocks: for a series, whose rows stand in its order: how many rows are one block, well beyond the memory of the series,
+        as neighbouring blocks count as independent. Folds are stretches, with gaps of a block between what trains and what
+        tests.
       estimator: "smile", "js", "infonce" ("cpc"), "dv", "mine", "nwj", "tuba", "gm" or "doe".
       critic: "gaussian", which starts from the closed-form Gaussian log ratio, "joint", "separable", "bilinear", or a
         module, of `mi_jax.networks` or your own. By default "gaussian", and "separable" with over 1,000 columns.
@@ -86,7 +87,7 @@ def estimate(
         of the number of pairs a row: `Estimate.diagnostics.ceiling`.
       permutations: how many permutations test independence; 999, say. The rows are cut into parts, each part is scored by a
         critic that trained on the parts before it, and the sum of its log ratios is compared with that after y is permuted
-        within the part: exact for independent rows, whatever the critics are. It costs about one estimate more. Groups and
+        within the part: valid for independent rows, whatever the critics are. It costs about one estimate more. Groups and
         blocks are permuted whole, with others of their size.
       retrain: let each permuted data set go through the whole pipeline instead, which costs as many estimates; then 19
         permutations or more.
@@ -122,6 +123,8 @@ def estimate(
     units = make_units(len(raw[0]), groups, blocks, folds)
     if permutations:
         check_exchangeable(units)
+        if not retrain:  # refuses what cannot be tested, before anything is trained
+            splits.make_growing_splits(units, folds, np.random.default_rng(0))
     columns = fit_columns(x, "x", transform), fit_columns(y, "y", transform)
     rows = Rows(columns[0](x), columns[1](y), units.places)
     split_key, fold_key, permutation_key = jax.random.split(key, 3)
@@ -254,7 +257,8 @@ def _test_independence(
     keys = jax.random.split(jax.random.fold_in(key, 0), len(parts))
     sums, seconds = cross_fitting.sum_permuted_folds(config, rows, parts, keys, orders, **run)
     # A weak relation is found by as much as the root of the rows that a critic trained on.
-    return combine.merge_parts(sums, np.sqrt([part.train.size for part in parts])), seconds
+    unmoved = np.array([np.sum((each[1:] == each[0]).all(axis=1)) for each in orders])
+    return combine.merge_parts(sums, np.sqrt([part.train.size for part in parts]), unmoved), seconds
 
 
 def _first_units(rows: Int[np.ndarray, " k"], units: Units) -> Int[np.ndarray, " m"]:

@@ -9,6 +9,7 @@ from mi_jax.estimation.units import Units
 
 FOLDS = 5
 VALIDATION_SHARE = 0.1
+MOST_LEFT_OUT = 0.05
 LEAST_BEFORE = 16  # rows to train on and to stop by, for a test of the next ones
 
 
@@ -76,19 +77,24 @@ def _cut_groups(units: Units, folds: int, rng: np.random.Generator, repeat: int)
 
 def _deal(units: Units, folds: int, rng: np.random.Generator) -> Int[np.ndarray, " units"]:
     """The fold in which each group is tested: of about as many rows, and of two groups at least."""
-    sizes = np.bincount(units.of_row)
-    fold_of, filled = np.empty(units.number, int), np.zeros(folds, int)
-    order = rng.permutation(units.number)
-    # Large ones first, so that none is left alone in a fold that was full before.
-    for unit in order[np.argsort(sizes[order] < sizes.sum() / (4 * folds), kind="stable")]:
-        fold_of[unit] = np.argmin(filled)
-        filled[fold_of[unit]] += sizes[unit]
-    if sizes.max() > sizes.sum() / folds or np.bincount(fold_of).min() < 2:
+    sizes, order = np.bincount(units.of_row), rng.permutation(units.number)
+    if sizes.max() > sizes.sum() / folds:
         raise ValueError(
-            f"groups must leave two or more to each of the {folds} folds, but the largest holds {sizes.max()} of the "
+            f"groups must be smaller than each of the {folds} folds, but the largest holds {sizes.max()} of the "
             f"{sizes.sum()} rows: cut it, or take fewer folds"
         )
-    return fold_of
+    # Large ones first, so that none is left alone in a fold that was full before; and if one is, all by their size.
+    by_chance = order[np.argsort(sizes[order] < sizes.sum() / (4 * folds), kind="stable")]
+    for dealt in (by_chance, order[np.argsort(-sizes[order], kind="stable")]):
+        fold_of, filled = np.empty(units.number, int), np.zeros(folds, int)
+        for unit in dealt:
+            fold_of[unit] = np.argmin(filled)
+            filled[fold_of[unit]] += sizes[unit]
+        if np.bincount(fold_of, minlength=folds).min() >= 2:
+            return fold_of
+    raise ValueError(
+        f"groups must leave two or more to each of the {folds} folds, and these {units.number} do not: take fewer folds"
+    )
 
 
 def _split_groups(
@@ -97,7 +103,7 @@ def _split_groups(
     """Tests some groups, and trains on others, without as few of them as hold the validation rows."""
     others, sizes = rng.permutation(others), np.bincount(units.of_row)
     # Two groups at least, as one has no negatives.
-    stop = max(2, 1 + int(np.searchsorted(np.cumsum(sizes[others[:-2]]), num_valid)))
+    stop = min(max(2, 1 + int(np.searchsorted(np.cumsum(sizes[others[:-2]]), num_valid))), others.size - 2)
     parts = others[stop:], others[:stop], tested
     train, valid, test = (rng.permutation(np.flatnonzero(np.isin(units.of_row, part))) for part in parts)
     arranged, apart = _interleave(valid, np.unique(units.of_row[valid], return_inverse=True)[1])
@@ -170,14 +176,18 @@ def make_growing_splits(units: Units, folds: int, rng: np.random.Generator) -> l
         if split is not None:
             splits.append(split)
     if not splits:
-        raise ValueError(f"permutations need more {units.kind} than {units.number}, to train on some and test on others")
+        raise ValueError(
+            f"permutations need more {units.kind} than {units.number}, or more folds than {folds}: each fold is tested by "
+            "those before it"
+        )
     return splits
 
 
 def _interleave(rows: Int[np.ndarray, " v"], unit: Int[np.ndarray, " v"]) -> tuple[Int[np.ndarray, " w"], int]:
     """Rows in turns, one of each unit; and how many stand in a turn.
 
-    A turn holds as many rows as leave out the fewest: units with few rows run out, and shorter turns go on.
+    Units with few rows run out, and shorter turns go on. A turn holds as many rows as leave out at most a twentieth of them,
+    or else the fewest.
     """
     order = np.argsort(unit, kind="stable")
     sizes = np.bincount(unit)
@@ -185,11 +195,11 @@ def _interleave(rows: Int[np.ndarray, " v"], unit: Int[np.ndarray, " v"]) -> tup
     turn[order] = np.arange(rows.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     per_turn = np.bincount(turn)
     choices = np.arange(2, per_turn[0] + 1)
-    apart = int(choices[np.argmax([np.sum(per_turn // size * size) for size in choices])])
-    by_turn = np.argsort(turn, kind="stable")
+    kept = np.array([np.sum(per_turn // size * size) for size in choices])
+    apart = int(choices[kept >= min(kept.max(), (1 - MOST_LEFT_OUT) * rows.size)][-1])
+    by_turn = np.lexsort((unit, turn))  # units in one order, so that rows around the end of a turn differ, too
     place = np.arange(rows.size) - np.repeat(np.cumsum(per_turn) - per_turn, per_turn)
-    kept = place < np.repeat(per_turn // apart * apart, per_turn)
-    return rows[by_turn[kept]], apart
+    return rows[by_turn[place < np.repeat(per_turn // apart * apart, per_turn)]], apart
 
 
 def _widen(rows: Bool[np.ndarray, " n"], by: int) -> Bool[np.ndarray, " n"]:

@@ -177,3 +177,10 @@ def test_notes_are_the_warnings_about_columns_that_were_left_out():
     assert len(names) == 4
     assert all(verdicts.is_note(name) for name in names)
     assert not any(verdicts.is_note(name) for name in ("duplicated_rows", "resolution_x", "deterministic", "no_estimate"))
+
+
+def test_a_test_that_could_not_show_anything():
+    assert verdicts.decide_dependence(0.12, 999, 0.95, least=0.12) is None
+    assert verdicts.decide_dependence(0.12, 999, 0.95, least=0.01) is False
+    text = verdicts.explain_permutations(0.12, 999, 0.95, least=0.12)
+    assert text.endswith("(p = 0.12); so little can be exchanged here that p cannot be below 0.12, which shows nothing")

@@ -202,6 +202,9 @@ def test_parts_are_merged_by_their_z_scores():
     z = (stats.norm.isf(1.5 / 4) + 2 * stats.norm.isf(2.5 / 4) + 0.0) / 3
     assert ours.p_value == pytest.approx(stats.norm.sf(z))
     assert (ours.permutations, ours.statistics.size) == (3, 0)
+    assert ours.least == pytest.approx(stats.norm.sf(stats.norm.isf(0.5 / 4) * 5 / 3))
+    stuck = merge_parts(sums, np.array([1.0, 2.0, 5.0, 2.0]), np.array([1, 3, 0, 3]))
+    assert stuck.least == pytest.approx(stats.norm.sf(stats.norm.isf(1.0 / 4) / 3))
     assert math.isnan(merge_parts(sums[2:3], np.ones(1)).p_value)
 
 

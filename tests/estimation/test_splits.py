@@ -101,7 +101,7 @@ def test_blocks_leave_gaps(length):
 
 def test_too_large_a_group_and_too_long_blocks():
     labels = np.concatenate([np.arange(20), np.full(500, 20)])
-    with pytest.raises(ValueError, match="leave two or more to each of the 5 folds, but the largest holds 500 of the 520"):
+    with pytest.raises(ValueError, match="smaller than each of the 5 folds, but the largest holds 500 of the 520"):
         cut(make_units(520, labels))
     with pytest.raises(
         ValueError, match=r"blocks of 100 of the 1000 rows leave too few to train on, .* take shorter blocks"
@@ -148,5 +148,21 @@ def test_growing_splits_of_a_series_go_forward():
 def test_parts_with_too_little_before_them_are_not_tested():
     assert [len(split.train) + len(split.valid) for split in grow(make_units(20))] == [16]
     assert len(grow(make_units(20, groups=np.arange(20) // 2))) == 3  # of ten groups two are before the second part
-    with pytest.raises(ValueError, match="permutations need more rows than 20, to train on some and test on others"):
+    with pytest.raises(ValueError, match="permutations need more rows than 20, or more folds than 2"):
         grow(make_units(20), 2)
+
+
+@pytest.mark.parametrize("units", [make_units(3_000, np.arange(3_000)), make_units(2_000, blocks=20)])
+def test_validation_rows_stand_in_turns_of_many_units(units):
+    """Of rows that are groups of their own, as many as there are; of blocks, one of each."""
+    for split in cut(units):
+        assert split.apart >= (300 if units.kind == "groups" else 10)
+
+
+@pytest.mark.parametrize(("number", "folds"), [(10, 5), (20, 10), (12, 2)])
+def test_groups_of_any_sizes_are_dealt(number, folds):
+    """Whatever the key; none is left alone in a fold, or to train on."""
+    for seed in range(100):
+        sizes = np.random.default_rng(seed).integers(50, 100, number)
+        for split in cut(units := make_units(sizes.sum(), np.repeat(np.arange(number), sizes)), folds, seed=seed):
+            assert len(set(units.of_row[split.train])) >= 2
