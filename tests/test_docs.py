@@ -35,6 +35,7 @@ SHORTER = {
     },
     "when-to-believe-it.md": {
         "groups=groups, steps=300)": f"groups=groups, {SMALL_FIT})",
+        "for groups in (None, subject)": "for groups in (subject,)",
         "4_000)": "400)",
         "folds=2, steps=300": "estimator=lambda x, y: 1.0",
         "dim=20, mi=2.0": "dim=2, mi=2.0",

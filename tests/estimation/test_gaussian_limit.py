@@ -16,8 +16,11 @@ def draw(seed, num_rows, dim, mi):
     return tuple(fit_columns(side, "rows")(side) for side in pair)
 
 
-@pytest.mark.parametrize("mi", [0.0, 0.04, 0.1, 0.3])
-@pytest.mark.parametrize(("num_rows", "dim"), [(100, 1), (100, 3), (500, 5), (150, 10)])
+@pytest.mark.parametrize("mi", [0.0, 0.1, *(pytest.param(mi, marks=pytest.mark.slow) for mi in (0.04, 0.3))])
+@pytest.mark.parametrize(
+    ("num_rows", "dim"),
+    [(100, 3), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((100, 1), (500, 5), (150, 10)))],
+)
 def test_the_limit_covers_at_its_level(num_rows, dim, mi):
     """In 97.5 % of data sets; always, if there is nothing to share."""
     limits = np.array([upper_limit(*draw(seed, num_rows, dim, mi), 0.95) for seed in range(100)])
