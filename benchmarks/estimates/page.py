@@ -188,8 +188,8 @@ def _independence(found: Sequence[Row]) -> Iterator[str]:
                 "data sets": len(sets),
                 "rejected": int(rejected.sum()),
                 "99 % band of a test at 0.1": f"{low:.0f} to {high:.0f}" if not cell.mi else "",
-                "truth in the interval": sum(within) if within else "",
-                "`dependent_rows`": sum(warned) if warned else "",
+                "truth in the interval": int(sum(within)) if within else "",
+                "`dependent_rows`": int(sum(warned)) if warned else "",
             }
         )
     yield page.table(table)
