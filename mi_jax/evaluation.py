@@ -142,7 +142,7 @@ def pair_sums(
     tau: float | Float[Array, ""] = jnp.inf,
     max_pairs: int = 2**22,
     count: int | Int[Array, ""] | None = None,
-    places: Float[Array, " n"] | None = None,
+    positions: Float[Array, " n"] | None = None,
 ) -> PairSums:
     """Scores rows against one another, block by block, in groups small enough to keep the pairs within a budget.
 
@@ -160,7 +160,7 @@ def pair_sums(
       count: how many rows there are, at least 2, if those after them are padding, which may hold anything; it may be traced,
         so that sets of different sizes share a program. The groups are those of n rows, in part, and so InfoNCE's ceiling is
         that of n rows or lower. By default n.
-      places: rows whose places are less than 1 apart depend on one another: they are no negatives of each other. A row
+      positions: rows whose positions are less than 1 apart depend on one another: they are no negatives of each other. A row
         whose whole group is so has no negatives, and the result is NaN. By default all rows are negatives of one another.
 
     Returns:
@@ -193,7 +193,7 @@ def pair_sums(
         # Beyond its own rows a group holds those of the next, as padding.
         numbers = jnp.minimum(jnp.arange(most)[:, None] * filled + jnp.arange(size), len(x) - 1)
         cut = lambda rows: jnp.asarray(rows)[numbers]  # noqa: E731
-    groups = cut(x), cut(y), None if places is None else cut(places)
+    groups = cut(x), cut(y), None if positions is None else cut(positions)
     sums = jax.lax.map(lambda group: _sum_group(scores, *encode(*group[:2]), tau, filled, group[2]), groups)
     weights = ((jnp.arange(most)[:, None] < number) & (jnp.arange(size) < filled)).astype(jnp.float32).reshape(-1)
     return PairSums(**{name: values.reshape(-1) for name, values in sums.items()}, weights=weights, group=filled)
@@ -234,7 +234,7 @@ def _sum_group(
     y: Any,
     tau: Any,
     count: int | Int[Array, ""],
-    places: Float[Array, " m"] | None,
+    positions: Float[Array, " m"] | None,
 ) -> dict[str, Array]:
     """The fields of `PairSums` for one group of `count` rows: its rows of x are scored in blocks against all of y."""
     size = len(jax.tree.leaves(x)[0])
@@ -242,20 +242,20 @@ def _sum_group(
     is_column = jnp.arange(size) < count
 
     def sum_block(sums: _ColumnSums, numbered: tuple[Array, Array, Any]) -> tuple[_ColumnSums, _RowSums]:
-        numbers, rows_of_x, places_of_x = numbered
+        numbers, rows_of_x, positions_of_x = numbered
         matrix = scores(rows_of_x, y).astype(jnp.float32)
         is_joint = lazy_scores.mark_joint(numbers, size)
         is_negative = ~is_joint & is_column
-        if places is not None:
-            is_negative &= jnp.abs(places_of_x[:, None] - places) >= 1
-        pairs = count - 1 if places is None else jnp.sum(is_negative, axis=1)
+        if positions is not None:
+            is_negative &= jnp.abs(positions_of_x[:, None] - positions) >= 1
+        pairs = count - 1 if positions is None else jnp.sum(is_negative, axis=1)
         log_mean = functools.partial(_log_mean, count=pairs)
         joint = jnp.sum(jnp.where(is_joint, matrix, 0.0), axis=1)
         negatives = jnp.where(is_negative, matrix, -jnp.inf)
         clipped = jnp.where(is_negative, jnp.clip(matrix, -tau, tau), -jnp.inf)
         rows = jax.nn.logsumexp(negatives, axis=1)
         # A row with fewer negatives than others counts as much, and so each of its negatives counts more.
-        more = 0.0 if places is None else (jnp.log(count - 1) - jnp.log(pairs))[:, None]
+        more = 0.0 if positions is None else (jnp.log(count - 1) - jnp.log(pairs))[:, None]
         shares = jnp.exp(negatives + more - jnp.logaddexp(rows[:, None] + more, joint[:, None]))
         padding = (numbers >= count)[:, None]
         sums = _ColumnSums(
@@ -269,7 +269,7 @@ def _sum_group(
         return sums, _RowSums(joint, log_mean(rows), clipped_rows, log_mean(squared), beyond)
 
     empty = jnp.full(size, -jnp.inf)
-    blocks = lazy_scores.number_rows(size, block), *lazy_scores.pad_to_blocks((x, places), block)
+    blocks = lazy_scores.number_rows(size, block), *lazy_scores.pad_to_blocks((x, positions), block)
     sums, of_rows = jax.lax.scan(sum_block, _ColumnSums(empty, empty, jnp.zeros(size)), blocks)
     log_mean = functools.partial(_log_mean, count=count - 1)
     means = sums._replace(columns=log_mean(sums.columns), clipped_columns=log_mean(sums.clipped_columns))

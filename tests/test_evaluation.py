@@ -153,19 +153,23 @@ def test_pair_sums_are_those_of_the_whole_matrix(monkeypatch, n, block_pairs, pa
         np.testing.assert_allclose(values, np.concatenate([each[name] for each in expected]), rtol=1e-5, atol=1e-5)
 
 
-PLACES = {"groups": np.float32(np.random.default_rng(3).integers(0, 6, 24)), "blocks": np.float32(np.arange(24) / 2.5)}
+POSITIONS = {"groups": np.float32(np.random.default_rng(3).integers(0, 6, 24)), "blocks": np.float32(np.arange(24) / 2.5)}
 
 
-@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("positions", POSITIONS.values(), ids=POSITIONS)
 @pytest.mark.parametrize(("count", "pairs"), [(None, 2**22), (None, 8 * 24), (19, 2**22)])
-def test_rows_that_depend_on_one_another_are_no_negatives(monkeypatch, places, count, pairs):
+def test_rows_that_depend_on_one_another_are_no_negatives(monkeypatch, positions, count, pairs):
     monkeypatch.setattr(evaluation, "BLOCK_PAIRS", 100)
     x, y = rows(24)
-    call = lambda x, y, places: evaluation.pair_sums(bilinear(), x, y, tau=0.8, max_pairs=pairs, count=count, places=places)  # noqa: E731
-    found = jax.jit(lambda *given: (sums := call(*given), evaluation.read_outs(sums), evaluation.log_partition(sums)))
-    sums, read_outs, log_z = found(x, y, places)
+
+    @jax.jit
+    def compute(x, y, positions):
+        sums = evaluation.pair_sums(bilinear(), x, y, tau=0.8, max_pairs=pairs, count=count, positions=positions)
+        return sums, evaluation.read_outs(sums), evaluation.log_partition(sums)
+
+    sums, read_outs, log_z = compute(x, y, positions)
     size, full = (8, 24) if pairs < 2**22 else (count or 24, count or 24)
-    matrix, near = bilinear()(x, y), np.abs(places[:, None] - places) < 1
+    matrix, near = bilinear()(x, y), np.abs(positions[:, None] - positions) < 1
     cuts = [slice(start, start + size) for start in range(0, full, size)]
     parts = [dense(matrix[cut, cut], 0.8, near[cut, cut]) for cut in cuts]
     expected = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -177,7 +181,7 @@ def test_rows_that_depend_on_one_another_are_no_negatives(monkeypatch, places, c
 
 
 def test_a_row_without_negatives_has_no_read_out():
-    sums = evaluation.pair_sums(bilinear(), *rows(6), places=jnp.zeros(6))
+    sums = evaluation.pair_sums(bilinear(), *rows(6), positions=jnp.zeros(6))
     assert jnp.isnan(evaluation.read_outs(sums)["smile"].value)
 
 

@@ -168,18 +168,18 @@ def compare_with_permuted(observed: float, statistics: Float[np.ndarray, " m"], 
 def merge_parts(
     sums: Float[np.ndarray, "parts m"],
     weights: Float[np.ndarray, " parts"],
-    unmoved: Float[np.ndarray, " parts"] | None = None,
+    unmoved: Int[np.ndarray, " parts"],
 ) -> Independence:
-    """The permutation test of parts of the rows, whose critics saw none of them and of no later part.
+    """The permutation test of parts of the rows, each scored by a critic that saw neither this part nor a later one.
 
     Given the parts before it, a part's p-value is uniform on its m + 1 values if x and y are independent, whatever its
-    critic is. So the p-values are independent of one another, and z = Σ w Φ⁻¹(1 - p) / √Σ w² is standard normal but for
-    their steps.
+    critic is. So the p-values are independent of one another, and z = Σ w Φ⁻¹(1 - p) / √Σ w² is about standard normal. It is
+    not exactly so, because p takes m + 1 values only.
 
     Args:
-      sums: of each part, the first of the data and the others of permutations.
+      sums: of log ratios, for each part: first with the data as they are, then with each permutation.
       weights: w, of each part's z-score, fixed before the data are seen.
-      unmoved: how many of each part's permutations leave all in place, which tells how small its p-value can be.
+      unmoved: how many of each part's permutations change nothing. They limit how small its p-value can be.
 
     Source: Stouffer et al. (1949), "The American Soldier", vol. 1, and Lipták (1958), for the combination.
     """
@@ -193,7 +193,7 @@ def merge_parts(
     if not usable.any():
         return Independence(math.nan, number, per_part, np.array([]))
     weights = weights[usable]
-    lowest = (0.5 + 0.5 * (np.zeros(len(sums)) if unmoved is None else unmoved)) / (1 + number)
+    lowest = (0.5 + 0.5 * unmoved) / (1 + number)
     p_value, least = (
         float(special.ndtr(-(weights @ special.ndtri(1 - values[usable])) / math.sqrt(weights @ weights)))
         for values in (per_part, lowest)

@@ -135,25 +135,25 @@ def sum_permuted_folds(
       rows: float32 rows.
       splits: the rows of each fold.
       keys: (folds,) typed keys.
-      orders: those of each fold's test rows, by place among them.
+      orders: orders of y, for each fold: indices among its test rows.
       devices: by default all local ones.
       on_chunk: called between chunks of `CHUNK` validations.
 
     Returns:
-      The sums, NaN for a fold that diverged, and the seconds that all took. Where the best parameters by validation score
-      all pairs alike, as a critic that finds nothing does, the sums are those of the last ones: any critic will do.
+      The sums, NaN for a fold that diverged, and the seconds that all took. If the parameters at the validation optimum
+      score all pairs alike, the last parameters are taken instead, because any critic will do for a test.
     """
-    own = np.arange(len(rows.x))
+    unchanged = np.arange(len(rows.x))
     most = max(each.shape[1] for each in orders)
     tests = [
         # Padding stays where it is.
         PermutedRows(
-            _number_pairs(split.test, own),
+            _number_pairs(split.test, unchanged),
             np.hstack([each, np.tile(np.arange(each.shape[1], most), (len(each), 1))]).astype(np.int32),
         )
         for split, each in zip(splits, orders, strict=True)
     ]
-    places = [(split, own) for split in splits]
+    places = [(split, unchanged) for split in splits]
     trained, seconds = _train(config, rows, places, tests, keys, devices, on_chunk, sum_permuted)
     start, states = time.perf_counter(), trained.states
     sums = trained.read(layout.to_host(training.select_parameters(states)[0]))

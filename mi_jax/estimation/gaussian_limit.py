@@ -22,7 +22,7 @@ def upper_limit(
       x: (n, dx) rows; normal scores, or other rows whose joint law is about Gaussian.
       y: (n, dy) their partners.
       confidence: of the interval, two-sided.
-      num_rows: n, if the rows count as fewer, as those of groups do.
+      num_rows: n; fewer than the rows where these count as one in groups or blocks.
 
     Returns:
       The limit, in nats; 0 if even I = 0 would give more. NaN where it says little: for many columns beside the rows, or

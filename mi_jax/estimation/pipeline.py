@@ -90,7 +90,7 @@ def estimate(
         within the part: valid for independent rows, whatever the critics are. It costs about one estimate more. Groups and
         blocks are permuted whole, with others of their size.
       retrain: let each permuted data set go through the whole pipeline instead, which costs as many estimates; then 19
-        permutations or more.
+        permutations or more. A series is then turned around as a whole, by a block or more.
       confidence: level of the interval.
       devices: where the folds run; by default all local devices.
       on_chunk: called with a `Report` during training.
@@ -121,13 +121,14 @@ def estimate(
     raw = check_pairs(x, y)
     folds, repeats = _check_folds(folds, repeats, len(raw[0]))
     units = make_units(len(raw[0]), groups, blocks, folds)
+    split_key, fold_key, permutation_key = jax.random.split(key, 3)
+    rng, growing = generator(permutation_key), list[splits.Split]()
     if permutations:
         check_exchangeable(units)
-        if not retrain:  # refuses what cannot be tested, before anything is trained
-            splits.make_growing_splits(units, folds, np.random.default_rng(0))
+        if not retrain:  # before anything is trained, as it may refuse
+            growing = splits.make_growing_splits(units, folds, rng)
     columns = fit_columns(x, "x", transform), fit_columns(y, "y", transform)
-    rows = Rows(columns[0](x), columns[1](y), units.places)
-    split_key, fold_key, permutation_key = jax.random.split(key, 3)
+    rows = Rows(columns[0](x), columns[1](y), units.positions)
     parts = splits.make_splits(units, folds, repeats, generator(split_key))
     config = make_config(
         estimator,
@@ -140,7 +141,7 @@ def estimate(
         patience=patience,
         max_pairs=max_pairs,
     )
-    keys, rng = jax.random.split(fold_key, len(parts)), generator(permutation_key)
+    keys = jax.random.split(fold_key, len(parts))
     run: dict[str, Any] = {"devices": devices, "on_chunk": on_chunk}
     fit = functools.partial(cross_fitting.fit_folds, config, rows=rows, splits=parts, keys=keys, tau=tau, **run)
     retrained = permutations if retrain else 0
@@ -152,7 +153,7 @@ def estimate(
     if retrained:
         independence = combine.compare_with_permuted(combined.mi, sets.permuted, rng)
     elif permutations:
-        independence, spent = _test_independence(config, rows, units, folds, permutations, permutation_key, run)
+        independence, spent = _test_independence(config, rows, units, growing, permutations, permutation_key, rng, run)
         seconds = seconds.plus(spent)
     outcome = fit_warnings.Outcome(config, folds, combined.mi, combined.stderr, combined.per_fold, known)
     return Estimate(
@@ -245,19 +246,19 @@ def _test_independence(
     config: FitConfig,
     rows: Rows,
     units: Units,
-    folds: int,
+    growing: Sequence[splits.Split],
     permutations: int,
     key: PRNGKeyArray,
+    rng: np.random.Generator,
     run: Mapping[str, Any],
 ) -> tuple[combine.Independence, Seconds]:
     """The permutation test by critics that are kept, each trained on the parts before the one that it tests."""
-    rng = generator(key)
-    parts = [part._replace(test=_first_units(part.test, units)) for part in splits.make_growing_splits(units, folds, rng)]
+    parts = [part._replace(test=_first_units(part.test, units)) for part in growing]
     orders = [np.vstack([np.arange(part.test.size), units.exchange(part.test, permutations, rng)]) for part in parts]
     keys = jax.random.split(jax.random.fold_in(key, 0), len(parts))
     sums, seconds = cross_fitting.sum_permuted_folds(config, rows, parts, keys, orders, **run)
-    # A weak relation is found by as much as the root of the rows that a critic trained on.
     unmoved = np.array([np.sum((each[1:] == each[0]).all(axis=1)) for each in orders])
+    # The z-score of a weak relation grows with the root of the number of training rows.
     return combine.merge_parts(sums, np.sqrt([part.train.size for part in parts]), unmoved), seconds
 
 

@@ -31,12 +31,12 @@ class Rows(NamedTuple):
     Attributes:
       x: (n, d) rows.
       y: (n, k) rows.
-      places: (n,) `Units.places` of the rows, the same in both; None if all rows are independent.
+      positions: (n,) `Units.positions` of the rows, the same in both; None if all rows are independent.
     """
 
     x: Float[np.ndarray, "n d"]
     y: Float[np.ndarray, "n k"]
-    places: Float[np.ndarray, " n"] | None = None
+    positions: Float[np.ndarray, " n"] | None = None
 
 
 class Pairs(NamedTuple):
@@ -55,9 +55,9 @@ class Pairs(NamedTuple):
         """The rows of these pairs, out of all rows; those of padding are any."""
         return rows.x[self.x_rows], rows.y[self.y_rows]
 
-    def places(self, rows: Rows) -> Array | None:
-        """The places of these pairs, which are those of x; None if all rows are independent."""
-        return None if rows.places is None else rows.places[self.x_rows]
+    def positions(self, rows: Rows) -> Array | None:
+        """The positions of the rows of x; None if all rows are independent."""
+        return None if rows.positions is None else rows.positions[self.x_rows]
 
     @property
     def weights(self) -> Float[Array, " n"] | None:
@@ -94,7 +94,7 @@ class PermutedRows(NamedTuple):
 
     Attributes:
       test: the test pairs.
-      orders: (m, tests) orders of their y, by place among the test pairs; the first is the data's own.
+      orders: (m, tests) orders of their y, as indices among the test pairs; the first changes nothing.
     """
 
     test: Pairs
@@ -168,7 +168,7 @@ def _read_out_scores(
     log_ratios = lambda codes_x, codes_y: pair(codes_x, codes_y) - config.offset  # noqa: E731
     sum_pairs = functools.partial(evaluation.pair_sums, log_ratios, encode=encode, tau=tau, max_pairs=config.max_pairs)
     test, valid, train = (
-        sum_pairs(*part.select(rows), count=part.count, places=part.places(rows))
+        sum_pairs(*part.select(rows), count=part.count, positions=part.positions(rows))
         for part in (given.test, given.valid, given.train)
     )
     name = READ_OUTS[config.estimator]

@@ -14,7 +14,7 @@ DIGITS = 5  # a value with more significant digits is measured, and does not occ
 FEWEST_ROWS = 50
 FAR = 20  # neighbours are compared with rows a twentieth of the file apart, so that slow trends count little
 CERTAIN = 4.0  # standard errors
-HARMFUL = 0.05  # the product of both correlations: by twice this times their length the variance of a mean grows
+HARMFUL = 0.05  # product of the two correlations, above which the variance of a mean is noticeably larger
 
 
 def warn_of_repeats(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> dict[str, str]:
@@ -64,8 +64,8 @@ def _is_measured(column: Float[np.ndarray, " n"]) -> bool:
 def warn_of_order(rows: Rows, raw: Rows) -> dict[str, str]:
     """Whether rows that follow one another are alike in x and in y, as in a series or in repeated measurements.
 
-    A file that is sorted by a column, or that lists one class after another, has alike neighbours without their being
-    dependent: its order tells nothing.
+    Neighbours are also alike in a file that is sorted by a column or that lists one class after another, although its rows
+    may be independent. Such files are left alone.
 
     Args:
       rows: x and y, transformed.

@@ -18,9 +18,9 @@ class Split(NamedTuple):
 
     Attributes:
       train: those to train on, in random order.
-      valid: those that decide when to stop; each `apart` of them in turn are of different units, as negatives have to be.
+      valid: those that decide when to stop. Negatives must be of different units, so `apart` neighbours among them are.
       test: those that the fold is read out on, in random order.
-      apart: how many; None if all rows are independent.
+      apart: see `valid`; None if all rows are independent.
     """
 
     train: Int[np.ndarray, " t"]
@@ -100,7 +100,7 @@ def _deal(units: Units, folds: int, rng: np.random.Generator) -> Int[np.ndarray,
 def _split_groups(
     units: Units, others: Int[np.ndarray, " k"], tested: Int[np.ndarray, " m"], num_valid: int, rng: np.random.Generator
 ) -> Split:
-    """Tests some groups, and trains on others, without as few of them as hold the validation rows."""
+    """Tests some groups and trains on others; as few of these as hold the validation rows decide when to stop."""
     others, sizes = rng.permutation(others), np.bincount(units.of_row)
     # Two groups at least, as one has no negatives.
     stop = min(max(2, 1 + int(np.searchsorted(np.cumsum(sizes[others[:-2]]), num_valid))), others.size - 2)
@@ -142,8 +142,8 @@ def _split_series(
 def make_growing_splits(units: Units, folds: int, rng: np.random.Generator) -> list[Split]:
     """Each part of the units tested by a fit to the parts before it alone, at most `folds` - 1 of them.
 
-    So what is found in one part, if x and y are independent, tells nothing of what will be found in the next. Of the rows
-    before a part an eighth decides when to stop. Parts with too few rows before them are not tested.
+    If x and y are independent, the result of one part says nothing about the result of the next. An eighth of the rows
+    before a part decides when to stop. Parts with too few rows before them are not tested.
 
     Raises:
       ValueError: if that leaves none.
@@ -198,8 +198,8 @@ def _interleave(rows: Int[np.ndarray, " v"], unit: Int[np.ndarray, " v"]) -> tup
     kept = np.array([np.sum(per_turn // size * size) for size in choices])
     apart = int(choices[kept >= min(kept.max(), (1 - MOST_LEFT_OUT) * rows.size)][-1])
     by_turn = np.lexsort((unit, turn))  # units in one order, so that rows around the end of a turn differ, too
-    place = np.arange(rows.size) - np.repeat(np.cumsum(per_turn) - per_turn, per_turn)
-    return rows[by_turn[place < np.repeat(per_turn // apart * apart, per_turn)]], apart
+    rank = np.arange(rows.size) - np.repeat(np.cumsum(per_turn) - per_turn, per_turn)
+    return rows[by_turn[rank < np.repeat(per_turn // apart * apart, per_turn)]], apart
 
 
 def _widen(rows: Bool[np.ndarray, " n"], by: int) -> Bool[np.ndarray, " n"]:
@@ -210,14 +210,14 @@ def _widen(rows: Bool[np.ndarray, " n"], by: int) -> Bool[np.ndarray, " n"]:
 
 
 def _draw_range(allowed: Bool[np.ndarray, " n"], length: int, rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
-    """So many neighbouring rows of those allowed; at an end of one of their stretches, where they cost one gap only."""
+    """So many neighbouring rows among those allowed, at an end of a stretch, where they need one gap and not two."""
     edges = np.diff(np.concatenate([[0], allowed, [0]]))
     starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     drawn = np.zeros(len(allowed), bool)
     if starts.size:
         lengths = stops - starts
-        place = rng.choice(np.flatnonzero(lengths >= min(length, lengths.max())))
-        taken = min(length, lengths[place])
-        first = starts[place] if rng.integers(2) else stops[place] - taken
+        stretch = rng.choice(np.flatnonzero(lengths >= min(length, lengths.max())))
+        taken = min(length, lengths[stretch])
+        first = starts[stretch] if rng.integers(2) else stops[stretch] - taken
         drawn[first : first + taken] = True
     return drawn

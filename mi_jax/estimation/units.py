@@ -33,13 +33,13 @@ class Units(NamedTuple):
         return int(self.of_row.max()) + 1
 
     @property
-    def places(self) -> Float[np.ndarray, " n"] | None:
-        """Rows with places less than 1 apart are no negatives of one another; None if all rows are."""
+    def positions(self) -> Float[np.ndarray, " n"] | None:
+        """Numbers that are less than 1 apart for rows that depend on one another; None if all rows are independent."""
         if self.kind == "rows":
             return None
         # Half a row less than the length, so that rounding does not matter.
-        places = self.of_row if self.kind == "groups" else np.arange(len(self.of_row)) / (self.length - 0.5)
-        return places.astype(np.float32)
+        positions = self.of_row if self.kind == "groups" else np.arange(len(self.of_row)) / (self.length - 0.5)
+        return positions.astype(np.float32)
 
     def sums(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " units"]:
         """The sum of each unit's values."""
@@ -55,7 +55,7 @@ class Units(NamedTuple):
         return self.exchange(np.arange(num_rows), 1, rng)[0]
 
     def exchange(self, rows: Int[np.ndarray, " k"], number: int, rng: np.random.Generator) -> Int[np.ndarray, "m k"]:
-        """Orders of some rows, by place among them: at random, or of whole groups or blocks, with others of their size.
+        """Random orders of some rows, as indices among them. Whole groups or blocks change with others of their size.
 
         Args:
           rows: whole units.
@@ -64,9 +64,9 @@ class Units(NamedTuple):
         """
         unit = np.unique(self.of_row[rows], return_inverse=True)[1]
         orders = np.tile(np.arange(rows.size), (number, 1))
-        # By unit, and within it in the order of the file, so that rows of two units keep their places.
+        # By unit, and within it in the order of the file, so that rows of two units keep their positions.
         members = np.split(np.lexsort((rows, unit)), np.cumsum(np.bincount(unit))[:-1])
-        sizes = np.array([places.size for places in members])
+        sizes = np.array([positions.size for positions in members])
         for size in np.unique(sizes):
             alike = np.stack([members[one] for one in np.flatnonzero(sizes == size)])
             drawn = rng.permuted(np.tile(np.arange(len(alike)), (number, 1)), axis=1)

@@ -3,7 +3,7 @@
 The two of Section 6.1 of Song & Ermon (2020): `gaussian`, d independent pairs with correlation rho, and `cubic`, the same
 with y ↦ y³. Beyond the paper: `student` and `cauchy_noise` have heavy tails, `uniform_noise` a bounded support, and `sine`
 turns back. `rotated`, `spiral`, `swiss_roll`, `uniform_margins` and `through` bend any task, and `widened` adds columns that
-tell nothing: the mutual information stays what it was.
+carry no information: the mutual information stays what it was.
 """
 
 from mi_jax.tasks.maps import rotated, spiral, swiss_roll, uniform_margins, widened

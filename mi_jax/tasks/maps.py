@@ -94,7 +94,7 @@ def uniform_margins(task: Task) -> Task:
     Formula: t ↦ Φ(t). The coordinates of `gaussian` become uniform on (0, 1), and their joint law the Gaussian copula.
 
     Args:
-      task: the task. Beyond 5 float32 cannot tell coordinates apart behind Φ, and the ratio there is that of about 5.
+      task: the task. In float32 Φ is 1 for coordinates beyond about 5, so that the ratio is then the one at 5.
 
     Returns:
       A `Task` with x and y of the same shapes.
@@ -169,9 +169,9 @@ ROLL = Bijection(_roll, _unroll)
 
 
 def widened(task: Task, dim: int) -> Task:
-    """A task with independent standard normal columns beside those of x and of y, which tell nothing.
+    """A task with further columns of x and of y that are independent standard normals and carry no information.
 
-    Formula: x ↦ (x, e), y ↦ (y, e'); log r is that of the task's own columns.
+    Formula: x ↦ (x, e), y ↦ (y, e'); log r depends on the columns of the task alone.
 
     Args:
       task: the task.

@@ -113,7 +113,11 @@ def draw_groups(rng, sizes):
     return labels, 1.0 + rng.normal(size=sizes.size)[labels] + 0.5 * rng.normal(size=labels.size)
 
 
-@pytest.mark.parametrize("sizes", [np.full(30, 10), np.random.default_rng(0).integers(1, 12, 60)], ids=["equal", "unequal"])
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param(np.full(30, 10), marks=pytest.mark.slow), np.random.default_rng(0).integers(1, 12, 60)],
+    ids=["equal", "unequal"],
+)
 def test_the_interval_covers_a_mean_over_groups(sizes):
     """Where each row counts as one, it does not."""
     rng, hits = np.random.default_rng(0), {"groups": 0, "rows": 0}
@@ -136,9 +140,13 @@ def test_the_interval_covers_a_mean_over_groups(sizes):
     assert hits["rows"] <= 0.8 * 200
 
 
-@pytest.mark.parametrize("sizes", [np.full(60, 10), np.random.default_rng(0).integers(1, 12, 60)], ids=["equal", "unequal"])
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param(np.full(60, 10), marks=pytest.mark.slow), np.random.default_rng(0).integers(1, 12, 60)],
+    ids=["equal", "unequal"],
+)
 def test_chance_makes_no_training_error(sizes):
-    """Folds that differ by their test rows alone are told from others at a level of 1 %, whatever their sizes."""
+    """Where only the test rows differ between folds, about 1 % of data sets show a training error, whatever the sizes."""
     rng, seen = np.random.default_rng(0), 0
     units = make_units(sizes.sum(), np.repeat(np.arange(sizes.size), sizes))
     for _ in range(300):
@@ -197,7 +205,7 @@ def test_p_values(observed, statistics, p_values):
 
 def test_parts_are_merged_by_their_z_scores():
     sums = np.array([[3.0, 1.0, 2.0, 4.0], [0.0, 0.0, 0.0, 1.0], [math.nan, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    ours = merge_parts(sums, np.array([1.0, 2.0, 5.0, 2.0]))
+    ours = merge_parts(sums, np.array([1.0, 2.0, 5.0, 2.0]), np.zeros(4, int))
     np.testing.assert_allclose(ours.per_part, [1.5 / 4, 2.5 / 4, math.nan, 2.0 / 4])
     z = (stats.norm.isf(1.5 / 4) + 2 * stats.norm.isf(2.5 / 4) + 0.0) / 3
     assert ours.p_value == pytest.approx(stats.norm.sf(z))
@@ -205,7 +213,7 @@ def test_parts_are_merged_by_their_z_scores():
     assert ours.least == pytest.approx(stats.norm.sf(stats.norm.isf(0.5 / 4) * 5 / 3))
     stuck = merge_parts(sums, np.array([1.0, 2.0, 5.0, 2.0]), np.array([1, 3, 0, 3]))
     assert stuck.least == pytest.approx(stats.norm.sf(stats.norm.isf(1.0 / 4) / 3))
-    assert math.isnan(merge_parts(sums[2:3], np.ones(1)).p_value)
+    assert math.isnan(merge_parts(sums[2:3], np.ones(1), np.zeros(1, int)).p_value)
 
 
 def correlate_in_turn(rng, x, y, units, turned_around=False):
@@ -218,7 +226,7 @@ def correlate_in_turn(rng, x, y, units, turned_around=False):
         permuted = [np.roll(own, shift) for shift in shifts] if turned_around else units.exchange(tested, 99, rng)
         products = x[tested] * y[tested][np.vstack([own, permuted])]
         sums.append(np.mean(x[part.train] * y[part.train]) * products.sum(axis=1))
-    return merge_parts(np.array(sums), np.sqrt([part.train.size for part in parts])).p_value
+    return merge_parts(np.array(sums), np.sqrt([part.train.size for part in parts]), np.zeros(len(parts), int)).p_value
 
 
 def draw_independent(rng, kind):
@@ -242,6 +250,7 @@ def test_parts_in_turn_have_any_p_value_where_nothing_is_shared(kind):
         assert low <= np.sum(np.array(p_values) <= level) <= high
 
 
+@pytest.mark.slow
 def test_stretches_that_are_turned_around_seem_dependent_too_often():
     """Why blocks are exchanged, and stretches of a series are not turned around."""
     rngs = map(np.random.default_rng, range(200))

@@ -494,7 +494,7 @@ def test_if_all_seeds_diverge_there_is_no_estimate(data):
 
 
 def draw_subjects(seed, subjects=60, times=40, shared=0.0):
-    """Rows of subjects: x stays the same over a subject's rows, and y does but for noise."""
+    """Rows of subjects. All rows of a subject have the same x, and nearly the same y."""
     rng = np.random.default_rng(seed)
     x, level = rng.normal(size=(2, subjects))
     level = shared * x + np.sqrt(1 - shared**2) * level
@@ -514,12 +514,12 @@ def test_groups_and_blocks_reach_the_folds(fit_arguments):
     seen = fit_arguments(x, y, groups=subject.astype(str))
     for split in seen["splits"]:
         assert not set(subject[split.test]) & set(subject[np.concatenate(split[:2])])
-    np.testing.assert_array_equal(np.unique(seen["rows"].places, return_inverse=True)[1].size, subject.size)
+    np.testing.assert_array_equal(np.unique(seen["rows"].positions, return_inverse=True)[1].size, subject.size)
     seen = fit_arguments(x, y, blocks=40, folds=4)
     assert len(seen["splits"]) == 4
     for split in seen["splits"]:
         assert np.abs(split.train[:, None] - split.test).min() > 40
-    assert fit_arguments(x, y)["rows"].places is None
+    assert fit_arguments(x, y)["rows"].positions is None
 
 
 def test_subjects_with_nothing_in_common():
@@ -535,7 +535,7 @@ def test_subjects_with_nothing_in_common():
 
 @pytest.mark.slow
 def test_what_groups_have_in_common_is_covered():
-    """0 where they share nothing, and their information where they do: that of the subjects' levels and the noise."""
+    """The interval holds 0 if subjects share nothing, and otherwise the mutual information of x and the noisy level."""
     for shared in (0.0, 0.8):
         truth = -0.5 * np.log(1 - shared**2 / 1.09)
         found = [thorough(x, y, groups=one) for x, y, one in (draw_subjects(seed, shared=shared) for seed in range(20))]

@@ -75,8 +75,8 @@ def test_neighbours_among_validation_rows_are_of_different_units(units):
         assert split.apart >= 2
         assert len(split.valid) % split.apart == 0
         for turn in split.valid.reshape(-1, split.apart):
-            places = np.sort(units.places[turn])
-            assert (np.diff(places) >= 1 - 1e-6).all()
+            positions = np.sort(units.positions[turn])
+            assert (np.diff(positions) >= 1 - 1e-6).all()
 
 
 def test_validation_rows_that_do_not_fill_a_turn_are_few():

@@ -6,7 +6,7 @@ from mi_jax.estimation.units import check_exchangeable, make_units
 
 def test_by_default_each_row_is_its_own():
     units = make_units(7)
-    assert (units.kind, units.number, units.places) == ("rows", 7, None)
+    assert (units.kind, units.number, units.positions) == ("rows", 7, None)
     np.testing.assert_array_equal(units.sums(np.arange(7.0)), np.arange(7))
 
 
@@ -29,7 +29,7 @@ def test_the_sum_of_each_unit():
 
 
 def test_places_tell_which_rows_depend_on_one_another():
-    near = lambda units: np.abs(units.places[:, None] - units.places) < 1  # noqa: E731
+    near = lambda units: np.abs(units.positions[:, None] - units.positions) < 1  # noqa: E731
     labels = np.random.default_rng(0).integers(0, 12, 100)
     np.testing.assert_array_equal(near(make_units(100, labels)), labels[:, None] == labels)
     rows = np.arange(100)
