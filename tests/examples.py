@@ -1,5 +1,6 @@
 """Estimates made by hand, for tests of what the command line prints. The numbers in them mean nothing."""
 
+import functools
 import math
 
 import numpy as np
@@ -19,6 +20,11 @@ from mi_jax.estimation.units import make_units
 def samples():
     x = np.random.default_rng(0).normal(size=(40, 2))
     return Samples(x, x[:, :1] ** 2, ("a", "b"), ("c",), dropped=3)
+
+
+@functools.cache
+def fitted_columns():
+    return fit_columns(samples().x, "x"), fit_columns(samples().y, "y")
 
 
 def diagnostics(**changes):
@@ -55,7 +61,7 @@ def estimate(**changes):
         "independence": None,
         "config": FitConfig("smile", networks.BilinearCritic(), 32, 8, 2, 6, 2e-3, 4_194_304),
         "seconds": Seconds(3.0, 2.0, 1.0),
-        "columns": (fit_columns(samples().x, "x"), fit_columns(samples().y, "y")),
+        "columns": fitted_columns(),
         "units": make_units(40),
         "variables": {"params": {"kernel": np.zeros((2, 3))}},
     }

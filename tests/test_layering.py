@@ -1,6 +1,7 @@
 """The architecture of docs/design.md: imports go one way, devices are named in one file, and tests mirror the package."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,7 @@ def test_one_file_names_devices_and_one_names_hosts():
     assert naming("jax.distributed", "process_count(") == {"training.hosts"}
 
 
+@functools.cache
 def code(path: Path) -> str:
     """A file's code, without its comments and docstrings."""
     tree = ast.parse(path.read_text())

@@ -135,9 +135,9 @@ def make_interval(
 
     Here t is Student's, with one degree of freedom less than there are independent units.
     """
-    from scipy import stats  # slow to import
+    from scipy import special  # slow to import
 
-    reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * stderr
+    reach = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * stderr
     return mi - reach - allowance[0], mi + reach + allowance[1]
 
 

@@ -14,14 +14,14 @@ BEYOND = [
     pytest.param(lambda: tasks.student(20, 2.0, 5.0), id="student", marks=pytest.mark.slow),
     pytest.param(lambda: tasks.uniform_noise(3, 0.1), id="narrow_noise"),
     pytest.param(lambda: tasks.uniform_noise(20, 2.0), id="wide_noise", marks=pytest.mark.slow),
-    pytest.param(lambda: tasks.cauchy_noise(2, 0.25), id="cauchy_noise"),
+    pytest.param(lambda: tasks.cauchy_noise(2, 0.25), id="cauchy_noise", marks=pytest.mark.slow),
     pytest.param(lambda: tasks.sine(2, 0.2), id="sine", marks=pytest.mark.slow),
     pytest.param(lambda: tasks.spiral(tasks.widened(tasks.gaussian(2, 1.0), 5)), id="spiral"),
     pytest.param(lambda: tasks.spiral(tasks.gaussian(2, 1.0), 0.1), id="spiral_in_a_plane", marks=pytest.mark.slow),
     pytest.param(
         lambda: tasks.spiral(tasks.uniform_margins(tasks.gaussian(3, 1.0))), id="spiral_of_uniforms", marks=pytest.mark.slow
     ),
-    pytest.param(lambda: tasks.swiss_roll(tasks.gaussian(1, 1.0)), id="swiss_roll"),
+    pytest.param(lambda: tasks.swiss_roll(tasks.gaussian(1, 1.0)), id="swiss_roll", marks=pytest.mark.slow),
     pytest.param(lambda: tasks.rotated(tasks.cubic(5, 1.0), jax.random.key(9)), id="rotated_cubic"),
     pytest.param(
         lambda: tasks.rotated(tasks.student(5, 1.0, 2.0), jax.random.key(9)), id="rotated_student", marks=pytest.mark.slow
@@ -91,7 +91,7 @@ def test_sweeps_beyond_the_paper_compile_once(make, settings, bad):
         (lambda: tasks.uniform_noise(4, 2.0), 1.25**4),
         (lambda: tasks.rotated(tasks.gaussian(4, 0.5), jax.random.key(9)), np.exp(1.0)),
         (lambda: tasks.spiral(tasks.gaussian(4, 0.5)), np.exp(1.0)),
-        (lambda: tasks.swiss_roll(tasks.gaussian(1, 0.5)), np.exp(1.0)),
+        pytest.param(lambda: tasks.swiss_roll(tasks.gaussian(1, 0.5)), np.exp(1.0), marks=pytest.mark.slow),
     ],
 )
 def test_the_ratio_averages_to_one_over_independent_pairs(make, second_moment):
