@@ -51,7 +51,14 @@ def test_an_archive_writes_nothing_outside_of_its_folder(tmp_path):
 # The checks
 
 
-@pytest.mark.parametrize("check", [checks.Check("bound", "nwj", "highest"), checks.Check("step", "gm", "default")])
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.Check("bound", "nwj", "highest"),
+        checks.Check("step", "smile", "default"),
+        pytest.param(checks.Check("step", "gm", "default"), marks=pytest.mark.slow),
+    ],
+)
 def test_this_machine_agrees_with_float64(check):
     results = check.measure().results
     assert 0 < results["difference"] < checks.TOLERANCE
