@@ -16,6 +16,11 @@ def diagonal(scores: Float[Array, "*g n n"] | LazyScores) -> Float[Array, "*g n"
     return scores.diagonal() if isinstance(scores, LazyScores) else jnp.diagonal(scores, axis1=-2, axis2=-1)
 
 
+def transpose(scores: Float[Array, "*g n n"] | LazyScores) -> Float[Array, "*g n n"] | LazyScores:
+    """The scores with x and y exchanged."""
+    return scores.transpose() if isinstance(scores, LazyScores) else jnp.swapaxes(scores, -1, -2)
+
+
 def negatives(scores: Float[Array, "*g n n"] | LazyScores) -> int:
     """How many product-of-marginals pairs there are: n(n - 1), in each sub-batch."""
     return math.prod(scores.shape[:-1]) * (scores.shape[-1] - 1)

@@ -9,6 +9,7 @@ interpolated bound pay a penalty for the normaliser instead of projecting: they 
 float32) they end in -inf, never in NaN, while the others stay finite.
 """
 
+import functools
 import math
 
 import jax
@@ -20,14 +21,16 @@ from mi_jax.lazy_scores import LazyScores
 from mi_jax.sub_batches import SubBatches
 
 
-@jax.jit
-def infonce(scores: Float[Array, "n n"] | SubBatches | LazyScores) -> Float[Array, ""]:
+@functools.partial(jax.jit, static_argnames="symmetric")
+def infonce(scores: Float[Array, "n n"] | SubBatches | LazyScores, *, symmetric: bool = False) -> Float[Array, ""]:
     """InfoNCE, also called CPC: a lower bound in expectation, of low variance, and never above log n.
 
-    Formula: (1/n) Σ_i log( e^{T_ii} / ((1/n) Σ_j e^{T_ij}) ).
+    Formula: (1/n) Σ_i log( e^{T_ii} / ((1/n) Σ_j e^{T_ij}) ); symmetric, the mean of this and of that of Tᵀ.
 
     Args:
       scores: (n, n) scores T(x_i, y_j); each x_i is contrasted over all y_j (axis 1), its positive included.
+      symmetric: contrast each y_j over all x_i, too. Both are lower bounds, and so is their mean. A critic trained on it
+        knows the log ratio up to a constant, and not up to any function of x.
 
     Returns:
       A scalar, in nats, at most log n.
@@ -40,9 +43,13 @@ def infonce(scores: Float[Array, "n n"] | SubBatches | LazyScores) -> Float[Arra
       >>> print(f"{mi_jax.infonce(3.0 * jnp.eye(4)):.4f}")
       1.2471
 
-    Source: Song & Ermon (2020), Eq. 5; van den Oord et al. (2018).
+    Source: Song & Ermon (2020), Eq. 5; van den Oord et al. (2018); Radford et al. (2021), for the symmetric form.
     """
     scores = _scores.all_pairs(scores)
+    return 0.5 * (_contrast(scores) + _contrast(_logspace.transpose(scores))) if symmetric else _contrast(scores)
+
+
+def _contrast(scores: Float[Array, "*g n n"] | LazyScores) -> Float[Array, ""]:
     log_sums = _logspace.by_rows(lambda scores, _: jax.nn.logsumexp(scores, axis=-1), scores)
     return jnp.mean(_logspace.diagonal(scores) - (log_sums - math.log(scores.shape[-1])))
 

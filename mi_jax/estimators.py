@@ -40,10 +40,13 @@ class Estimator(NamedTuple):
     offset: float = 0.0
 
 
-def infonce() -> Estimator:
+def infonce(*, symmetric: bool = False) -> Estimator:
     """InfoNCE (CPC), trained and read out as `mi_jax.infonce`.
 
     Formula: Eq. 5, in nats; see `mi_jax.infonce`. Never above log n.
+
+    Args:
+      symmetric: contrast x and y in both directions; the critic then knows the log ratio up to a constant.
 
     Returns:
       An `Estimator` with the read-out "infonce".
@@ -56,10 +59,14 @@ def infonce() -> Estimator:
 
     Source: Song & Ermon (2020), Eq. 5.
     """
-    return _trained_as_read("infonce", bounds.infonce)
+    return _trained_as_read("infonce", _symmetric_infonce if symmetric else bounds.infonce)
 
 
 cpc = infonce
+
+
+def _symmetric_infonce(scores: Scores) -> Nats:
+    return bounds.infonce(scores, symmetric=True)
 
 
 def nwj() -> Estimator:

@@ -61,6 +61,12 @@ class LazyScores(NamedTuple):
         blocks = self.x, number_rows(n, size), pad_to_blocks(per_row, size)
         return drop_padding(jax.lax.map(jax.checkpoint(score_block), blocks), n)
 
+    def transpose(self) -> "LazyScores":
+        """The scores with x and y exchanged, in blocks of as many rows."""
+        n, size = self.shape[0], len(jax.tree.leaves(self.x)[0][0])
+        pair = jax.tree_util.Partial(_pair_exchanged, self.pair)
+        return LazyScores(pair, pad_to_blocks(self.y, size), drop_padding(self.x, n))
+
     def diagonal(self) -> Float[Array, " n"]:
         """The scores of the joint pairs, n evaluations."""
         size = len(jax.tree.leaves(self.x)[0][0])
@@ -72,6 +78,10 @@ class LazyScores(NamedTuple):
         blocks = self.x, pad_to_blocks(self.y, size)
         scores = jax.lax.map(jax.checkpoint(lambda block: jax.vmap(score_pair)(*block)), blocks)
         return drop_padding(scores, self.shape[0])
+
+
+def _pair_exchanged(pair: Callable[[Any, Any], Array], y: Any, x: Any) -> Float[Array, "k n"]:
+    return pair(x, y).T
 
 
 def make(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from mi_jax import bounds, projections, tasks
+from mi_jax.sub_batches import SubBatches
 from tests import reference
 
 # A bound of scores and of what a study sweeps (tau, alpha), so that all values of it are one program.
@@ -460,3 +461,13 @@ def test_infonce_at_the_exact_ratio_agrees_with_a_float64_monte_carlo(batches, d
     error = np.sqrt(values.var() / batches + np.var(other) / len(other))
     assert abs(values.mean() - np.mean(other)) <= 4 * error
     assert error < precision
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+def test_symmetric_infonce_is_the_mean_of_both_directions(kind):
+    scores = MATRICES[kind]
+    s = np.float64(scores)
+    expected = 0.5 * (reference.infonce(s) + reference.infonce(s.T))
+    np.testing.assert_allclose(bounds.infonce(scores, symmetric=True), expected, rtol=1e-5, atol=1e-5)
+    parts = jnp.stack([scores, scores.T])
+    np.testing.assert_allclose(bounds.infonce(SubBatches(parts), symmetric=True), expected, rtol=1e-5, atol=1e-5)

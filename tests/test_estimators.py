@@ -12,6 +12,7 @@ scores = 2 * np.random.default_rng(0).standard_normal((6, 6), dtype=np.float32)
     ("estimator", "objective", "read_out"),
     [
         (estimators.infonce(), bounds.infonce, bounds.infonce),
+        (estimators.infonce(symmetric=True), *[lambda s: 0.5 * (bounds.infonce(s) + bounds.infonce(s.T))] * 2),
         (estimators.cpc(), bounds.infonce, bounds.infonce),
         (estimators.nwj(), bounds.nwj, bounds.nwj),
         (estimators.dv(), bounds.dv, bounds.dv),

@@ -15,6 +15,7 @@ from tests.selection import select_default
 
 BOUNDS = {
     "infonce": mi_jax.infonce,
+    "symmetric": lambda scores: mi_jax.infonce(scores, symmetric=True),
     "nwj": mi_jax.nwj,
     "dv": mi_jax.dv,
     "smile": lambda scores: mi_jax.smile(scores, 0.5),

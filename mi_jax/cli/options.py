@@ -26,7 +26,9 @@ ESTIMATORS = {
     "doe": "Learns the densities of x and of x given y. Takes no critic.",
 }
 CRITICS = {
-    "gaussian": "Starts from the exact answer for Gaussian data, and learns the rest. The default.",
+    "stacked": "The two that follow, weighed by rows that neither trained on. The default from 2 columns a side on.",
+    "gaussian": "Starts from the exact answer for Gaussian data, and learns the rest.",
+    "canonical": "Learns variables of x and of y whose relation is Gaussian. Good at bent relations in many columns.",
     "joint": "One network that sees x and y together. Slow, because it runs on every pair.",
     "separable": "One network for x, one for y, and the inner product of what they return. Fast.",
     "bilinear": "x times a matrix times y. The simplest.",
@@ -58,8 +60,8 @@ OPTIONS: Mapping[str, Option] = {
     "critic": Option(
         click.Choice(list(CRITICS)),
         None,
-        "The network that scores pairs; `mi-jax list` explains the choices. By default gaussian, or separable with more "
-        "than 1,000 columns.",
+        "The network that scores pairs; `mi-jax list` explains the choices. By default stacked; gaussian for a single "
+        "column or more than 200 in all, and separable with more than 1,000.",
     ),
     "folds": Option(int, 5, "Into how many parts to cut the rows. Each part is tested by a fit to the others."),
     "repeats": Option(int, 1, "How often to cut the rows anew, and average the results."),

@@ -100,11 +100,11 @@ def _describe_run(result: Estimate, samples: Samples, seconds: Mapping[str, floa
 
 
 def _describe_fit(result: Estimate) -> str:
-    config = result.config
-    critic = "densities" if config.critic is None else type(config.critic).__name__
+    config = result.config.candidates[0] if result.config.candidates else result.config
+    critic = result.describe_critic() or ", densities"
     against = "" if config.critic is None else f", each x against {config.sub_batch - 1} other y"
     steps = f"at most {config.rounds * EVERY:,} steps"
-    return f"{config.estimator}, {critic}, batches of {config.batch_size} pairs{against}, {steps}"
+    return f"{config.estimator}{critic}, batches of {config.batch_size} pairs{against}, {steps}"
 
 
 def _describe_diagnostics(result: Estimate) -> list[tuple[str, str]]:

@@ -6,15 +6,17 @@ The folds train side by side. Configurations and shapes that were met before are
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
-from mi_jax import _logspace, evaluation, sub_batches, training
-from mi_jax.estimation.config import EVERY, FitConfig
+from mi_jax import _logspace, training
+from mi_jax.estimation import fold_trainer, stacking
+from mi_jax.estimation.config import FitConfig, critic_name
+from mi_jax.estimation.fold_trainer import TrainRows
 from mi_jax.estimation.read_out import (
     HeldOut,
     Pairs,
@@ -26,14 +28,14 @@ from mi_jax.estimation.read_out import (
     sum_permuted,
 )
 from mi_jax.estimation.splits import Split
-from mi_jax.models import Model, Variables
+from mi_jax.models import Variables
+from mi_jax.networks.stacked import stack_variables
 from mi_jax.training import layout, runs
 from mi_jax.training.layout import Layout
 
 CHUNK = 5  # validations between reports
-VALIDATION_GROUP = 128  # pairs in a validation group; fewer if there would be less than
-VALIDATION_GROUPS = 8
-MOST_VALIDATION_ROWS = 32 * VALIDATION_GROUP  # more would make validation dearer than the training between
+
+_Shapes: TypeAlias = tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]  # of a tree, hashable
 
 
 class Fitted(NamedTuple):
@@ -47,6 +49,8 @@ class Fitted(NamedTuple):
       last_round: how many rounds were made.
       diverged: whether the training diverged, after that optimum.
       start_loss: the validation loss before training.
+      lowest_loss: the lowest one after that.
+      weights: those of the candidates, where several were stacked. Rounds and losses are then those of the heaviest.
     """
 
     held_out: HeldOut
@@ -56,6 +60,8 @@ class Fitted(NamedTuple):
     last_round: np.ndarray
     diverged: np.ndarray
     start_loss: np.ndarray
+    lowest_loss: np.ndarray
+    weights: Float[np.ndarray, "folds k"]
 
 
 class Seconds(NamedTuple):
@@ -68,13 +74,6 @@ class Seconds(NamedTuple):
     def plus(self, other: "Seconds") -> "Seconds":
         """Both together."""
         return Seconds(*(one + more for one, more in zip(self, other, strict=True)))
-
-
-class TrainRows(NamedTuple):
-    """The pairs that a fold trains on, and those that decide when it stops."""
-
-    train: Pairs
-    valid: Pairs
 
 
 def fit_folds(
@@ -104,18 +103,16 @@ def fit_folds(
       A `Fitted` for each data set, and the seconds that all took.
     """
     orders = [np.arange(len(rows.x))] if orders is None else orders
-    places = [(split, order) for order in orders for split in splits]
-    tests = [_read_out_rows(split, order, tau) for split, order in places]
-    trained, seconds = _train(config, rows, places, tests, jnp.concatenate([keys] * len(orders)), devices, on_chunk)
-    start, states = time.perf_counter(), trained.states
-    params, best_round = layout.to_host(training.select_parameters(states))
-    held_out = trained.read(params)
-    variables = {"params": params, **states.train.constants}
-    start_loss = np.asarray(_logspace.masked_mean(states.start.losses, states.weights))
-    whole = Fitted(held_out, variables, trained.history, best_round, states.round, states.diverged, start_loss)
-    each = [slice(first, first + len(splits)) for first in range(0, len(places), len(splits))]
+    runs_of = [(split, order) for order in orders for split in splits]
+    tests = [_read_out_rows(split, order, tau) for split, order in runs_of]
+    keys = jnp.concatenate([keys] * len(orders))
+    trained, _, read, seconds = _train(config, rows, runs_of, tests, keys, devices, on_chunk)
+    start = time.perf_counter()
+    held_out = read(trained.variables)
+    whole = Fitted(held_out, **trained._asdict())
+    each = [slice(first, first + len(splits)) for first in range(0, len(runs_of), len(splits))]
     fitted = [jax.tree.map(lambda leaf, folds=folds: leaf[folds], whole) for folds in each]
-    return fitted, seconds._replace(read_out=time.perf_counter() - start)
+    return fitted, seconds._replace(read_out=seconds.read_out + time.perf_counter() - start)
 
 
 def sum_permuted_folds(
@@ -131,7 +128,7 @@ def sum_permuted_folds(
     """Trains folds, and sums the log ratios of the test rows of each, with y in several orders; see `sum_permuted`.
 
     Args:
-      config: what to train, and how.
+      config: what to train, and how. Of a stack its first candidate is trained, as any critic will do for a test.
       rows: float32 rows.
       splits: the rows of each fold.
       keys: (folds,) typed keys.
@@ -141,7 +138,7 @@ def sum_permuted_folds(
 
     Returns:
       The sums, NaN for a fold that diverged, and the seconds that all took. If the parameters at the validation optimum
-      score all pairs alike, the last parameters are taken instead, because any critic will do for a test.
+      score all pairs alike, the last parameters are taken instead.
     """
     unchanged = np.arange(len(rows.x))
     most = max(each.shape[1] for each in orders)
@@ -153,51 +150,127 @@ def sum_permuted_folds(
         )
         for split, each in zip(splits, orders, strict=True)
     ]
-    places = [(split, unchanged) for split in splits]
-    trained, seconds = _train(config, rows, places, tests, keys, devices, on_chunk, sum_permuted)
-    start, states = time.perf_counter(), trained.states
-    sums = trained.read(layout.to_host(training.select_parameters(states)[0]))
+    runs_of = [(split, unchanged) for split in splits]
+    config = config.candidates[0] if config.candidates else config
+    trained, last, read, seconds = _train(config, rows, runs_of, tests, keys, devices, on_chunk, sum_permuted)
+    start = time.perf_counter()
+    sums = read(trained.variables)
     nothing = (sums == sums[:, :1]).all(axis=1)
     if nothing.any():
-        sums = np.where(nothing[:, None], trained.read(layout.to_host(states.train.params)), sums)
-    sums = np.where(np.asarray(states.diverged)[:, None], np.nan, sums)
-    return sums, seconds._replace(read_out=time.perf_counter() - start)
+        sums = np.where(nothing[:, None], read(last), sums)
+    sums = np.where(trained.diverged[:, None], np.nan, sums)
+    return sums, seconds._replace(read_out=seconds.read_out + time.perf_counter() - start)
 
 
-class _Trained(NamedTuple):
-    """Folds that were trained, and the read-out of any of their parameters."""
+class Trained(NamedTuple):
+    """Folds that were trained, on the host, each leaf with a leading axis of folds; see `Fitted`."""
 
-    states: Any
+    variables: Variables
     history: Mapping[str, np.ndarray]
-    read: Callable[[Any], Any]
+    best_round: np.ndarray
+    last_round: np.ndarray
+    diverged: np.ndarray
+    start_loss: np.ndarray
+    lowest_loss: np.ndarray
+    weights: Float[np.ndarray, "folds k"]
 
 
 def _train(
     config: FitConfig,
     rows: Rows,
-    places: Sequence[tuple[Split, np.ndarray]],
+    runs_of: Sequence[tuple[Split, np.ndarray]],
     tests: Sequence[Any],
     keys: Array,
     devices: Sequence[jax.Device] | None,
     on_chunk: Callable[[training.Report], None] | None,
     read: Callable[[FitConfig, Variables, training.Inputs], Any] = read_out_fold,
-) -> tuple[_Trained, Seconds]:
-    """Trains each split of each order; its `tests` are what the function `read` takes beside its variables."""
-    inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split, order in places]))
+) -> tuple[Trained, Variables, Callable[[Variables], Any], Seconds]:
+    """Trains each split of each order, and stacks the candidates if there are any.
+
+    Returns:
+      The folds; the last variables of each; what reads out variables of all folds, by the function `read` of the
+      configuration, the variables and `tests`; and the seconds.
+    """
+    inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split, order in runs_of]))
     test_inputs = training.Inputs(rows, _stack_rows(tests))
-    plan = layout.layout(len(places), devices)
+    plan, splits = layout.layout(len(runs_of), devices), [split for split, _ in runs_of]
     start = time.perf_counter()
-    shapes = _Shapes(jax.ShapeDtypeStruct((), keys.dtype), _shapes_of_run(inputs), _shapes_of_run(test_inputs))
-    programs = _programs(config, plan, shapes, _validation_group([split for split, _ in places]), read)
+    key, shapes, test_shapes = jax.ShapeDtypeStruct((), keys.dtype), _shapes_of_run(inputs), _shapes_of_run(test_inputs)
+    candidates = config.candidates or (config,)
+    group = fold_trainer.validation_group(splits)
+    programs = [_kept(_compile_training, one, plan, key, shapes, group) for one in candidates]
+    structure = _shapes_of_variables(config, plan, programs)
+    reader = _kept(_compile_reading, config, plan, read, structure, test_shapes)
+    scorer = None
+    if config.candidates:
+        scorer = _kept(
+            _compile_reading, config, plan, stacking.Scorer(fold_trainer.stacking_group(splits)), structure, shapes
+        )
     compiled = time.perf_counter()
-    trained = runs.run(programs.train, keys, on_chunk, inputs=inputs)
+    trained, last = [], []
+    for number, (one, program) in enumerate(zip(candidates, programs, strict=True)):
+        own = jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys) if number else keys
+        fit = runs.run(program, own, _count_on(on_chunk, number, len(candidates)), inputs=inputs)
+        trained.append(_select(one, fit, prefix=bool(number)))
+        last.append({"params": fit.states.train.params, **fit.states.train.constants})
+    whole, last_variables = trained[0], last[0]
     seconds = Seconds(compiled - start, time.perf_counter() - compiled, 0.0)
+    run_program = lambda program, variables, given: plan.join(program(plan.place(variables), plan.place_inputs(given)))  # noqa: E731
+    if scorer is not None:
+        equal = np.full((len(runs_of), len(candidates)), np.float32(1 / len(candidates)))
+        nothing = np.zeros(len(runs_of), np.float32)
+        last_variables = stack_variables(last, equal, nothing)
+        together = stack_variables([one.variables for one in trained], equal, nothing)
+        whole = _stack(trained, together, *run_program(scorer, together, inputs))
+        seconds = seconds._replace(read_out=time.perf_counter() - start - seconds.compile - seconds.train)
+    return whole, last_variables, lambda variables: run_program(reader, variables, test_inputs), seconds
 
-    def read_out(params: Any) -> Any:
-        variables = {"params": params, **trained.states.train.constants}
-        return plan.join(programs.read_out(plan.place(variables), plan.place_inputs(test_inputs)))
 
-    return _Trained(trained.states, trained.history, read_out), seconds
+def _count_on(
+    on_chunk: Callable[[training.Report], None] | None, number: int, of: int
+) -> Callable[[training.Report], None] | None:
+    """Reports of one candidate as those of all."""
+    if on_chunk is None:
+        return None
+    return lambda report: on_chunk(report._replace(done=report.done + number * report.steps, steps=of * report.steps))
+
+
+def _select(config: FitConfig, fit: training.Fit, *, prefix: bool) -> Trained:
+    """The parameters to use, and how they came about; `prefix` puts the critic's name before those of the history."""
+    states = fit.states
+    params, best_round = layout.to_host(training.select_parameters(states))
+    start_loss = np.asarray(_logspace.masked_mean(states.start.losses, states.weights))
+    with np.errstate(invalid="ignore"):
+        lowest_loss = np.fmin.reduce(fit.history["validation_loss"], axis=1)
+    name = f"{critic_name(config.critic)}_" if prefix else ""
+    return Trained(
+        variables={"params": params, **states.train.constants},
+        history={name + key: values for key, values in fit.history.items()},
+        best_round=np.asarray(best_round),
+        last_round=np.asarray(states.round),
+        diverged=np.asarray(states.diverged),
+        start_loss=start_loss,
+        lowest_loss=lowest_loss,
+        weights=np.ones((len(start_loss), 1)),
+    )
+
+
+def _stack(candidates: Sequence[Trained], together: Variables, scores: np.ndarray, counts: np.ndarray) -> Trained:
+    """Weighs the candidates of each fold. Rounds, losses and divergence are those of the candidate of most weight."""
+    diverged = np.stack([one.diverged for one in candidates], axis=1)
+    scores = np.where(diverged[:, :, None, None, None], np.nan, scores)
+    weighed = [stacking.weigh(*fold) for fold in zip(scores, counts > 0, strict=True)]
+    weights = np.stack([one.weights for one in weighed])
+    heaviest = weights.argmax(axis=1), np.arange(len(weights))
+    of_heaviest = lambda name: np.stack([getattr(one, name) for one in candidates])[heaviest]  # noqa: E731
+    constants = np.array([one.constant for one in weighed], np.float32)
+    params = {**together["params"], "weights": weights.astype(np.float32), "constant": constants}
+    return Trained(
+        variables={**together, "params": params},
+        history={name: values for one in candidates for name, values in one.history.items()},
+        **{name: of_heaviest(name) for name in ("best_round", "last_round", "diverged", "start_loss", "lowest_loss")},
+        weights=weights,
+    )
 
 
 def _number_pairs(numbers: np.ndarray, order: np.ndarray) -> Pairs:
@@ -220,110 +293,45 @@ def _stack_rows(runs_rows: Sequence[Any]) -> Any:
     return jax.tree.map(stack, *runs_rows, is_leaf=lambda node: isinstance(node, Pairs))
 
 
-class _Shapes(NamedTuple):
-    """The shapes of one run, hashable: its key, its inputs for training and its inputs for the read-out."""
-
-    key: jax.ShapeDtypeStruct
-    train: tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]
-    tests: tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]
-
-
-def _shapes_of_run(inputs: training.Inputs) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+def _shapes_of_run(inputs: training.Inputs) -> _Shapes:
     """The shapes of the inputs of one run, hashable."""
-    one = training.Inputs(inputs.shared, jax.tree.map(lambda leaf: leaf[0], inputs.per_run))
-    leaves, structure = jax.tree.flatten(one)
+    return _hashable(training.Inputs(inputs.shared, jax.tree.map(lambda leaf: leaf[0], inputs.per_run)))
+
+
+def _hashable(tree: Any) -> _Shapes:
+    leaves, structure = jax.tree.flatten(tree)
     return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-class _Programs(NamedTuple):
-    train: runs.Program
-    read_out: Any
+def _shapes_of_variables(config: FitConfig, plan: Layout, programs: Sequence[runs.Program]) -> _Shapes:
+    """The shapes of the variables of all folds that are read out."""
+    parts = [{"params": one.states.best.params, **one.states.train.constants} for one in programs]
+    if not config.candidates:
+        return _hashable(parts[0])
+    count = plan.num_seeds
+    weights, constant = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((count, len(parts)), (count,)))
+    return _hashable(stack_variables(parts, weights, constant))
 
 
-def _programs(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group: int, read: Any) -> _Programs:
-    """The compiled programs of a configuration on these shapes; kept, if the critic's fields can be hashed."""
+def _kept(compile_: Any, *arguments: Any) -> Any:
+    """What was compiled; kept, if the critic's fields can be hashed."""
     try:
-        return _compiled(config, plan, shapes, validation_group, read)
+        return compile_(*arguments)
     except TypeError:
-        return _compiled.__wrapped__(config, plan, shapes, validation_group, read)
+        return compile_.__wrapped__(*arguments)
 
 
-@functools.lru_cache(maxsize=8)
-def _compiled(config: FitConfig, plan: Layout, shapes: _Shapes, validation_group: int, read: Any) -> _Programs:
-    train_inputs, test_inputs = (jax.tree.unflatten(*each) for each in (shapes.train, shapes.tests))
-    trainer = make_trainer(config, validation_group)
-    train = runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, key=shapes.key, inputs=train_inputs)
+@functools.lru_cache(maxsize=16)
+def _compile_training(config: FitConfig, plan: Layout, key: Any, shapes: _Shapes, group: int) -> runs.Program:
+    trainer, inputs = fold_trainer.make_trainer(config, group), jax.tree.unflatten(*shapes)
+    return runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, key=key, inputs=inputs)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_reading(config: FitConfig, plan: Layout, read: Any, variables: _Shapes, shapes: _Shapes) -> Any:
+    """`read`, of a configuration, the variables of a fold and its inputs, over all folds."""
+    inputs = jax.tree.unflatten(*shapes)
     many = lambda leaf: jax.ShapeDtypeStruct((plan.num_seeds, *leaf.shape), leaf.dtype)  # noqa: E731
-    placed = plan.placed_shapes(test_inputs._replace(per_run=jax.tree.map(many, test_inputs.per_run)))
-    variables = {"params": train.states.best.params, **train.states.train.constants}
-    split = jax.eval_shape(plan.split, variables)
-    return _Programs(train, plan.compile(functools.partial(read, config), split, placed))
-
-
-def make_trainer(config: FitConfig, validation_group: int) -> training.Trainer:
-    """Training with early stopping, by the losses of groups of so many validation rows.
-
-    All folds share the rows; each fold has the numbers of its own.
-    """
-    model, most = config.model(), MOST_VALIDATION_ROWS // validation_group * validation_group
-    trained = _average_sub_batches(model, config.sub_batch)
-
-    def make_fold(inputs: training.Inputs) -> training.Trainer:
-        rows, pairs = inputs.shared, inputs.per_run.train
-
-        def batch(key: PRNGKeyArray, step: Array) -> tuple[Array, Array]:
-            del step
-            count = len(pairs.x_rows) if pairs.count is None else pairs.count
-            drawn = jax.random.randint(key, (config.batch_size,), 0, count)
-            return Pairs(pairs.x_rows[drawn], pairs.y_rows[drawn]).select(rows)
-
-        example = pairs.select(rows) if pairs.weights is None else (*pairs.select(rows), pairs.weights)
-        return training.trainer(trained, batch, training.adam(config.learning_rate), example)
-
-    def losses(state: training.TrainState, inputs: training.Inputs) -> Float[Array, " groups"]:
-        valid = inputs.per_run.valid
-        x, y = Pairs(valid.x_rows[:most], valid.y_rows[:most]).select(inputs.shared)
-        # Not all groups at once, so that memory does not grow with their number.
-        at_once = functools.partial(jax.lax.map, batch_size=max(1, evaluation.BLOCK_PAIRS // validation_group**2))
-        return _group_losses(model, validation_group, state.variables, state.model_state, x, y, at_once)[0]
-
-    def weights(inputs: training.Inputs) -> Float[Array, " groups"] | None:
-        # With padding in it, a group would give a wrong loss.
-        each = inputs.per_run.valid.weights
-        return None if each is None else sub_batches.drop_remainder(each[:most], validation_group).min(axis=1)
-
-    rounds = {"every": EVERY, "patience": config.patience}
-    return training.early_stopping(training.from_inputs(make_fold), losses, **rounds, weights=weights)
-
-
-def _validation_group(splits: Sequence[Split]) -> int:
-    """The rows of a validation group, more than a training group has: a ratio that explodes on rare pairs must be seen.
-
-    The smallest fold decides, so that it has as many groups as alone. Rows of one unit are not in one group.
-    """
-    fewest = min(len(split.valid) for split in splits)
-    apart = min((split.apart for split in splits if split.apart is not None), default=VALIDATION_GROUP)
-    return min(VALIDATION_GROUP, apart, max(2, fewest // VALIDATION_GROUPS))
-
-
-def _average_sub_batches(model: Model, size: int) -> Model:
-    """A model whose loss is the mean over sub-batches of `size` rows; rows beyond the last full one are left out."""
-
-    def loss(variables: Variables, state: Any, x: Array, y: Array) -> Any:
-        if len(x) < 2 * size:
-            return model.loss(variables, state, x[:size], y[:size])
-        return jax.tree.map(lambda leaf: leaf.mean(axis=0), _group_losses(model, size, variables, state, x, y))
-
-    return model._replace(loss=loss)
-
-
-def _all_at_once(function: Callable[[Any], Any], cut: Any) -> Any:
-    return jax.vmap(function)(cut)
-
-
-def _group_losses(
-    model: Model, size: int, variables: Variables, state: Any, x: Array, y: Array, mapped: Callable[..., Any] = _all_at_once
-) -> Any:
-    """The loss of each full group of `size` rows, and the state and read-outs beside it."""
-    parts = tuple(sub_batches.drop_remainder(rows, size) for rows in (x, y))
-    return mapped(lambda part: model.loss(variables, state, *part), parts)
+    placed = plan.placed_shapes(inputs._replace(per_run=jax.tree.map(many, inputs.per_run)))
+    split = jax.eval_shape(plan.split, jax.tree.unflatten(*variables))
+    return plan.compile(functools.partial(read, config), split, placed)

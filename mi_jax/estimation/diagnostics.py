@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from mi_jax.estimation.config import EVERY
+from mi_jax.estimation.config import EVERY, FitConfig, critic_name
 from mi_jax.estimation.cross_fitting import Fitted
 
 
@@ -27,6 +28,7 @@ class Diagnostics(NamedTuple):
       diverged: whether each fold's training diverged.
       training_error: how much the folds' estimates differ beyond what their test rows explain, as a standard deviation; 0
         where chance explains it, at a level of 1 %.
+      weights: critic -> its weight in each fold, where several were stacked: T is their weighted sum.
       rise: how far the lowest validation loss after the start lies above that of the start; negative if training helped.
     """
 
@@ -44,9 +46,10 @@ class Diagnostics(NamedTuple):
     diverged: tuple[bool, ...]
     training_error: float
     rise: float = math.nan
+    weights: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
 
-def diagnose(fitted: Fitted, usable: np.ndarray, training_error: float) -> Diagnostics:
+def diagnose(config: FitConfig, fitted: Fitted, usable: np.ndarray, training_error: float) -> Diagnostics:
     """Averages over the folds that are used; steps and divergence are those of all folds."""
     held = fitted.held_out
 
@@ -68,5 +71,9 @@ def diagnose(fitted: Fitted, usable: np.ndarray, training_error: float) -> Diagn
         last_step=tuple(int(value) * EVERY for value in fitted.last_round),
         diverged=tuple(bool(value) for value in fitted.diverged),
         training_error=training_error,
-        rise=mean(np.fmin.reduce(fitted.history["validation_loss"], axis=1)) - mean(fitted.start_loss),
+        rise=mean(fitted.lowest_loss) - mean(fitted.start_loss),
+        weights={
+            critic_name(one.critic): tuple(map(float, weights))
+            for one, weights in zip(config.candidates, fitted.weights.T, strict=False)
+        },
     )

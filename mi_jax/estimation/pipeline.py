@@ -67,8 +67,11 @@ def estimate(
         as neighbouring blocks count as independent. Folds are stretches, with gaps of a block between what trains and what
         tests.
       estimator: "smile", "js", "infonce" ("cpc"), "dv", "mine", "nwj", "tuba", "gm" or "doe".
-      critic: "gaussian", which starts from the closed-form Gaussian log ratio, "joint", "separable", "bilinear", or a
-        module, of `mi_jax.networks` or your own. By default "gaussian", and "separable" with over 1,000 columns.
+      critic: "gaussian", which starts from the closed-form Gaussian log ratio; "canonical", which learns variables of x and
+        of y whose relation is Gaussian, for bent relations; "stacked", both of these, weighed by their loss on validation
+        pairs; "joint", "separable", "bilinear"; or a module, of `mi_jax.networks` or your own. By default "stacked" for
+        "smile" and "js" with 2 columns or more on either side and at most 200 in all; otherwise "gaussian", and
+        "separable" with over 1,000 columns.
       folds: how many test sets the rows are cut into, at least 2.
       repeats: how many times the rows are cut anew; 2 repeats test each row twice.
       key: a typed key; by default `jax.random.key(0)`. The same key gives the same estimate.
@@ -78,10 +81,10 @@ def estimate(
         about a twentieth of E_Q[r] is clipped away, and the estimate is at most 0.05 nats too high for it.
       steps: most steps of training, to the nearest 50.
       batch_size: joint pairs a step. By default 512 for "smile" and "js" with a critic whose network sees every pair, 256
-        for separable ones, and 128 otherwise.
+        for separable ones, and 128 otherwise. The canonical critic of a stack always has 256, against all of them.
       num_negatives: how many other rows of its batch each x is scored against. By default 7 for the logistic estimators with
         a critic whose network sees every pair ("gaussian", "joint"), and otherwise all.
-      learning_rate: Adam's.
+      learning_rate: Adam's; 1.5 times this for the canonical critic of a stack.
       patience: steps without a better validation after which a fold stops.
       max_pairs: how many pairs the read-out of a fold may score; memory does not grow with it. InfoNCE's ceiling is the log
         of the number of pairs a row: `Estimate.diagnostics.ceiling`.
@@ -148,7 +151,7 @@ def estimate(
     sets = _fit_sets(fit, parts, _draw_orders(units, retrained, rng), 1 + retrained)
     limit = upper_limit(rows.x, rows.y, confidence, units.number)
     combined = combine.combine(sets.data, parts, units, confidence, limit)
-    known = diagnose(sets.data, np.isfinite(combined.per_fold), combined.training_error)
+    known = diagnose(config, sets.data, np.isfinite(combined.per_fold), combined.training_error)
     independence, seconds = None, sets.seconds
     if retrained:
         independence = combine.compare_with_permuted(combined.mi, sets.permuted, rng)

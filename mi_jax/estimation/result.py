@@ -43,7 +43,8 @@ class Estimate:
       influence: (n,) each row's influence, in nats: mi is off by about the mean of them, so the sampling part of `stderr`
         is their root mean square over √n, after sums over groups or blocks. `compare` pairs two estimates by it.
       history: name -> (folds, rounds): "validation_loss", and read-outs of training batches, a round being 50 steps; NaN
-        after the stop. These are of training rows: nothing in it is an estimate.
+        after the stop. Where critics were stacked, those of the second follow, named "canonical_validation_loss" and so on.
+        These are of training rows: nothing in it is an estimate.
       diagnostics: what the estimate rests on.
       warnings: name -> what is wrong; empty if nothing is known to be.
       independence: the permutation test, if one was asked for.
@@ -83,8 +84,19 @@ class Estimate:
         return "\n".join([*lines, *(f"warning, {name}: {text}" for name, text in self.warnings.items())])
 
     def _describe_fit(self) -> str:
-        critic = "" if self.config.critic is None else f", {type(self.config.critic).__name__}"
-        return f"{self.config.estimator}{critic}, {len(self.per_fold)} fold{'s' if len(self.per_fold) > 1 else ''}"
+        folds = f"{len(self.per_fold)} fold{'s' if len(self.per_fold) > 1 else ''}"
+        return f"{self.config.estimator}{self.describe_critic()}, {folds}"
+
+    def describe_critic(self) -> str:
+        """The critic, or those candidates that have any weight, with its mean over the folds."""
+        weights = list(self.diagnostics.weights.values())
+        names = [type(one.critic).__name__ for one in self.config.candidates]
+        kept = [(name, each) for name, each in zip(names, weights, strict=True) if any(each)]
+        if not kept:
+            return "" if self.config.critic is None else f", {type(self.config.critic).__name__}"
+        if len(kept) == 1 and set(kept[0][1]) == {1.0}:
+            return f", {kept[0][0]}"
+        return ", " + " + ".join(f"{np.mean(each):.2f} {name}" for name, each in kept)
 
     def in_bits(self) -> "Estimate":
         """The same estimate in bits; `diagnostics`, `history` and `independence` stay in nats."""

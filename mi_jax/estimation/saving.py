@@ -19,7 +19,7 @@ from mi_jax.estimation.cross_fitting import Seconds
 from mi_jax.estimation.diagnostics import Diagnostics
 from mi_jax.estimation.units import Units
 
-FORMAT = 3
+FORMAT = 4
 _NUMBERS = ("mi", "stderr", "interval", "allowance", "confidence", "unit")
 _TUPLES = ("best_step", "last_step", "diverged")  # of the diagnostics
 _TESTED = ("per_part", "statistics")  # of the test of independence
@@ -58,18 +58,23 @@ def read_fields(path: str | Path, critic: nn.Module | None = None) -> dict[str, 
 
 def _describe(estimate: Any) -> dict[str, Any]:
     """What is written as JSON."""
-    config, critic = estimate.config._replace(critic=None)._asdict(), estimate.config.critic
+    config, critic, known = _plain(estimate.config), estimate.config.critic, estimate.diagnostics
     return {
         "format": FORMAT,
         **{name: getattr(estimate, name) for name in _NUMBERS},
         "warnings": dict(estimate.warnings),
         "independence": _test(estimate.independence),
-        "diagnostics": estimate.diagnostics._asdict(),
+        "diagnostics": known._asdict() | {"weights": dict(known.weights)},
         "config": config | {"critic": None if critic is None else _describe_critic(critic)},
         "seconds": estimate.seconds._asdict(),
         "units": {"kind": estimate.units.kind, "length": estimate.units.length},
         "shapes": [list(columns.shape) for columns in estimate.columns],
     }
+
+
+def _plain(config: FitConfig) -> dict[str, Any]:
+    """A configuration without its critic, and without those of its candidates, which are the critic's own."""
+    return config._asdict() | {"critic": None, "candidates": [_plain(one) for one in config.candidates]}
 
 
 def _test(independence: Independence | None) -> dict[str, Any] | None:
@@ -91,8 +96,13 @@ def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn
         for name, shape in zip(("x", "y"), about["shapes"], strict=True)
     ]
     written, known = about["config"], about["diagnostics"]
+    weights = {name: tuple(each) for name, each in known["weights"].items()}
     module = None if written["critic"] is None else critic or _make_critic(written["critic"])
-    config = FitConfig(**written | {"critic": module})
+    parts = [
+        FitConfig(**one | {"critic": own, "candidates": ()})
+        for one, own in zip(written["candidates"], _parts(module), strict=False)
+    ]
+    config = FitConfig(**written | {"critic": module, "candidates": tuple(parts)})
     rows = [jax.ShapeDtypeStruct((2, part.kept.size), np.float32) for part in columns]
     structure = jax.tree.structure(jax.eval_shape(config.model().init, jax.random.key(0), *rows))
     test = about["independence"]
@@ -101,7 +111,7 @@ def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn
         "per_fold": arrays["per_fold"],
         "influence": arrays["influence"],
         "history": _under(arrays, "history/"),
-        "diagnostics": Diagnostics(**known | {name: tuple(known[name]) for name in _TUPLES}),
+        "diagnostics": Diagnostics(**known | {name: tuple(known[name]) for name in _TUPLES} | {"weights": weights}),
         "warnings": about["warnings"],
         "independence": None if test is None else Independence(**test | {name: arrays[name] for name in _TESTED}),
         "config": config,
@@ -122,6 +132,11 @@ def _numbered(arrays: Mapping[str, np.ndarray], prefix: str) -> tuple[np.ndarray
     return tuple(values for _, values in sorted(_under(arrays, prefix).items(), key=lambda item: int(item[0])))
 
 
+def _parts(module: nn.Module | None) -> Sequence[nn.Module]:
+    """The critics of a stack; none of another critic."""
+    return module.critics if isinstance(module, networks.StackedCritic) else ()
+
+
 def _describe_critic(critic: nn.Module) -> dict[str, Any]:
     """A critic as JSON: its class, and its fields if it is one of `mi_jax.networks`."""
     name = type(critic).__name__
@@ -129,6 +144,12 @@ def _describe_critic(critic: nn.Module) -> dict[str, Any]:
         return {"name": name, "fields": None}
     fields = {field.name: getattr(critic, field.name) for field in dataclasses.fields(critic)}
     fields = {name: value for name, value in fields.items() if name not in ("parent", "name")}
+    if parts := _parts(critic):
+        described = [_describe_critic(part) for part in parts]
+        return {
+            "name": name,
+            "fields": {"critics": described} if all(part["fields"] is not None for part in described) else None,
+        }
     plain = all(isinstance(value, int | float | str | Sequence) for value in fields.values())
     return {"name": name, "fields": fields if plain else None}
 
@@ -136,6 +157,8 @@ def _describe_critic(critic: nn.Module) -> dict[str, Any]:
 def _make_critic(described: Mapping[str, Any]) -> nn.Module:
     if described["fields"] is None:
         raise ValueError(f"its critic is a {described['name']} of your own: give it as critic")
+    if described["name"] == "StackedCritic":
+        return networks.StackedCritic(tuple(map(_make_critic, described["fields"]["critics"])))
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in described["fields"].items()}
     module: nn.Module = getattr(networks, described["name"])(**fields)
     return module

@@ -1,11 +1,13 @@
 """Flax Linen modules: the networks that produce scores, and the densities. One family a file."""
 
 from mi_jax.networks.bijections import AffineCoupling, ConditionalAffine, Standardize, alternating_mask
+from mi_jax.networks.canonical import CanonicalCritic
 from mi_jax.networks.conv import ConvDecoder, ConvEncoder, JointConvCritic, SeparableConvCritic
 from mi_jax.networks.critics import BaselineCritic, BilinearCritic, JointCritic, SeparableCritic
 from mi_jax.networks.gaussian import GaussianCritic
 from mi_jax.networks.mlp import MLP
 from mi_jax.networks.realnvp import ConditionalGaussian, Flow, JointRealNVP, RealNVP
+from mi_jax.networks.stacked import StackedCritic
 from mi_jax.networks.vae import VAE
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "AffineCoupling",
     "BaselineCritic",
     "BilinearCritic",
+    "CanonicalCritic",
     "ConditionalAffine",
     "ConditionalGaussian",
     "ConvDecoder",
@@ -26,6 +29,7 @@ __all__ = [
     "RealNVP",
     "SeparableConvCritic",
     "SeparableCritic",
+    "StackedCritic",
     "Standardize",
     "alternating_mask",
 ]

@@ -67,8 +67,8 @@ def gaussian_fit(x: Float[Array, "n dx"], y: Float[Array, "n dy"], weights: Floa
     measure of multiple discriminant ratios", for w.
     """
     n = x.shape[0] if weights is None else weights.sum()
-    x, mean_x, whiten_x = _whitened(x, weights, n)
-    y, mean_y, whiten_y = _whitened(y, weights, n)
+    x, mean_x, whiten_x = whitened(x, weights, n)
+    y, mean_y, whiten_y = whitened(y, weights, n)
     left, raw, right = jnp.linalg.svd(_matmul(x.T, y) / n)
     raw = jnp.minimum(raw, LARGEST_CORRELATION)
     # The dimensions in which they vary: columns may depend on one another.
@@ -89,7 +89,7 @@ def _null_edge(n: int | Array, p: Array, q: Array) -> Array:
     return q / (n - q) * ((1 + height) / (1 - column)) ** 2
 
 
-def _whitened(
+def whitened(
     rows: Float[Array, "n d"], weights: Float[Array, " n"] | None, n: int | Array
 ) -> tuple[Float[Array, "n d"], Float[Array, " d"], Float[Array, "d d"]]:
     """Centred rows with covariance 1, or 0 in directions in which they do not vary; and what makes them so.
@@ -170,7 +170,7 @@ class GaussianCritic(Encoding):
         fit = jax.lax.stop_gradient(self.variable("gaussian", "fit", gaussian_fit, x, y).value)
         a, b = _matmul(x - fit.mean_x, fit.whiten_x), _matmul(y - fit.mean_y, fit.whiten_y)
         length_x, length_y = jnp.sum(a**2, axis=1), jnp.sum(b**2, axis=1)
-        layer = self.first(_features(x, length_x), _features(y, length_y)) if self.hidden else (x[:, :0], y[:, :0])
+        layer = self.first(row_features(x, length_x), row_features(y, length_y)) if self.hidden else (x[:, :0], y[:, :0])
         a, b = a[:, : fit.correlations.size], b[:, : fit.correlations.size]
         # Not 1 - s²: a fused multiply-add in one place and none in another would leave terms that no longer cancel.
         unexplained = (1 - fit.correlations) * (1 + fit.correlations)
@@ -218,7 +218,8 @@ def _gaussian(x: _Codes, y: _Codes) -> tuple[Float[Array, "n m"], Float[Array, "
     return exponent - x.log_unexplained[:, None], length * x.per_dimension[:, None]
 
 
-def _features(z: Float[Array, "n d"], length: Float[Array, " n"]) -> Float[Array, "n f"]:
+def row_features(z: Float[Array, "n d"], length: Float[Array, " n"]) -> Float[Array, "n f"]:
+    """What the networks see of each row: z, (z² - 1) / 2, √12 (Φ(z) - ½), and of its squared length 2 log(1 + |z|² / d)."""
     uniform = 12**0.5 * (jax.scipy.stats.norm.cdf(z) - 0.5)
     return jnp.concatenate([z, 0.5 * (z**2 - 1), uniform, _log_length(length / z.shape[1])[:, None]], axis=1)
 

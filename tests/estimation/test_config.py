@@ -3,7 +3,7 @@
 import pytest
 
 from mi_jax import networks
-from mi_jax.estimation.config import READ_OUTS, FitConfig, make_config, make_critic
+from mi_jax.estimation.config import CRITICS, READ_OUTS, FitConfig, make_config, make_critic
 
 
 def make(estimator="smile", critic="joint", **changes):
@@ -43,3 +43,31 @@ def test_only_nwj_has_an_offset():
     critics = [name for name in READ_OUTS if name not in ("gm", "doe")]
     offsets = {name: FitConfig(name, networks.BilinearCritic(), 8, 8, 1, 1, 1e-3, 10).offset for name in critics}
     assert {name for name, offset in offsets.items() if offset} == {"nwj"}
+
+
+def test_two_critics_are_tried_where_a_relation_can_bend():
+    """By default: of the logistic estimators, with two columns or more on either side."""
+    names = {
+        ("smile", 2, 2): "StackedCritic",
+        ("js", 2, 100): "StackedCritic",
+        ("infonce", 2, 2): "GaussianCritic",
+        ("smile", 1, 5): "GaussianCritic",
+        ("smile", 101, 100): "GaussianCritic",
+        ("smile", 501, 500): "SeparableCritic",
+    }
+    for (estimator, *dims), name in names.items():
+        assert type(make_critic(estimator, None, *dims)).__name__ == name
+
+
+def test_each_critic_of_a_stack_is_trained_in_its_way():
+    options = {"num_train": 5_000, "steps": 500, "batch_size": None, "num_negatives": None, "learning_rate": 2e-3}
+    options |= {"patience": 100, "max_pairs": 1_000}
+    stack = make_config("smile", CRITICS["stacked"](), **options)
+    gaussian, canonical = stack.candidates
+    assert gaussian == make_config("smile", CRITICS["gaussian"](), **options)
+    assert (canonical.estimator, canonical.symmetric) == ("infonce", True)
+    assert (canonical.batch_size, canonical.sub_batch) == (256, 256)
+    assert (canonical.learning_rate, canonical.noise, canonical.weight_decay) == (pytest.approx(3e-3), 0.1, 0.3)
+    assert make_config("infonce", CRITICS["stacked"](), **options).candidates == ()
+    few = make_config("smile", CRITICS["stacked"](), **options | {"num_train": 40})
+    assert few.candidates[1].batch_size == 40

@@ -7,12 +7,11 @@ fit the Gaussian critic, too.
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import models, networks, training
-from mi_jax.estimation import cross_fitting
+from mi_jax import networks, training
+from mi_jax.estimation import cross_fitting, fold_trainer
 from mi_jax.estimation.config import EVERY, FitConfig
 from mi_jax.estimation.read_out import Rows
 from mi_jax.estimation.splits import Split, make_splits
@@ -83,36 +82,6 @@ def score_matrix(config, params, rows, numbers):
     return np.float64(jitted_scores(config.critic)(params, x, y))
 
 
-@pytest.mark.parametrize(
-    ("name", "rows", "size"),
-    [
-        ("smile", 29, 8),
-        ("nwj", 17, 8),
-        ("infonce", 15, 8),
-        *(
-            pytest.param(name, rows, 8, marks=pytest.mark.slow)
-            for name, other in (("smile", 29), ("nwj", 17), ("infonce", 15))
-            for rows in (29, 17, 15)
-            if rows != other
-        ),
-    ],
-)
-def test_the_loss_of_a_batch_is_the_mean_of_its_groups(name, rows, size):
-    """In float64; rows beyond the last full group do not count."""
-    model = models.make(name, critic=networks.BilinearCritic())
-    x, y = np.float32(np.random.default_rng(rows).standard_normal((2, rows, 2)))
-    y = 0.8 * x + 0.6 * y
-    kernel = np.array([[0.9, 0.1], [-0.3, 0.5]])
-    objective = {"smile": reference.logistic_objective, "nwj": reference.nwj, "infonce": reference.infonce}[name]
-    scores = np.float64(x) @ kernel @ np.float64(y).T
-    groups = [scores[k : k + size, k : k + size] for k in range(0, rows - size + 1, size)]
-    grouped = jax.jit(cross_fitting._average_sub_batches(model, size).loss)
-    loss, (_, nats) = grouped({"params": {"kernel": jnp.float32(kernel)}}, (), x, y)
-    np.testing.assert_allclose(loss, -np.mean([objective(s) for s in groups]), rtol=1e-5)
-    read_out = (lambda s: reference.smile(s, 5.0)) if name == "smile" else objective
-    np.testing.assert_allclose(nats[name], np.mean([read_out(s) for s in groups]), rtol=1e-4, atol=1e-5)
-
-
 def test_folds_of_different_sizes_are_each_what_they_are_alone(rows):
     """The smaller one is padded in all three parts, and has the numbers of a fit without padding, to rounding."""
     config = BILINEAR._replace(critic=networks.GaussianCritic(hidden=()), rounds=2)
@@ -132,7 +101,8 @@ def test_folds_of_different_sizes_are_each_what_they_are_alone(rows):
 
 
 def test_a_second_data_set_of_the_same_shape_is_not_compiled(config, rows, fitted, monkeypatch):
-    before = cross_fitting._compiled.cache_info()
+    programs = cross_fitting._compile_training, cross_fitting._compile_reading
+    before = [each.cache_info() for each in programs]
     monkeypatch.setattr(runs, "compile_training", None)
     monkeypatch.setattr(layout.Layout, "compile", None)
     (again,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS)
@@ -142,8 +112,8 @@ def test_a_second_data_set_of_the_same_shape_is_not_compiled(config, rows, fitte
     assert same.critic is not config.critic
     (other,), _ = cross_fitting.fit_folds(same, Rows(rows.x + 1, rows.y), PARTS[::-1], KEYS[::-1], tau=2.0)
     assert not np.array_equal(other.held_out.value, fitted.held_out.value)
-    after = cross_fitting._compiled.cache_info()
-    assert (after.hits, after.misses) == (before.hits + 2, before.misses)
+    for then, each in zip(before, programs, strict=True):
+        assert (each.cache_info().hits, each.cache_info().misses) == (then.hits + 2, then.misses)
 
 
 ONE_SEED = slice(3, 4)
@@ -227,16 +197,16 @@ def check_few_groups_validate(config, rows, params, seed, ours):
 
 def test_no_more_than_so_many_groups_validate(rows, monkeypatch):
     """At the start, which needs no training."""
-    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_ROWS", 36)
+    monkeypatch.setattr(fold_trainer, "MOST_VALIDATION_ROWS", 36)
     inputs = training.Inputs(rows, cross_fitting._train_rows(PARTS[0], np.arange(N)))
-    state = jax.jit(cross_fitting.make_trainer(BILINEAR, 12).init)(KEYS[0], inputs)
+    state = jax.jit(fold_trainer.make_trainer(BILINEAR, 12).init)(KEYS[0], inputs)
     assert state.start.losses.shape == (3,)
     assert check_few_groups_validate(BILINEAR, rows, {"params": state.best.params}, 0, state.start.losses.mean()) > 0.01
 
 
 @pytest.mark.slow
 def test_no_more_than_so_many_groups_validate_in_training(rows, monkeypatch):
-    monkeypatch.setattr(cross_fitting, "MOST_VALIDATION_ROWS", 3 * cross_fitting._validation_group(PARTS))
+    monkeypatch.setattr(fold_trainer, "MOST_VALIDATION_ROWS", 3 * fold_trainer.validation_group(PARTS))
     (found,), _ = cross_fitting.fit_folds(GAUSSIAN._replace(rounds=1), rows, PARTS[:2], KEYS[:2])
     differences = []
     for seed in range(2):
@@ -304,7 +274,7 @@ def test_the_programs_take_keys_of_the_kind_that_is_given(rows, monkeypatch):
 
 
 def test_a_critic_that_cannot_be_hashed_is_compiled_each_time(rows):
-    misses = cross_fitting._compiled.cache_info().misses
+    misses = cross_fitting._compile_training.cache_info().misses
 
     class Unhashable(networks.BilinearCritic):
         __hash__ = None
@@ -313,5 +283,74 @@ def test_a_critic_that_cannot_be_hashed_is_compiled_each_time(rows):
     config = BILINEAR._replace(critic=Unhashable())
     (found,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS, on_chunk=reports.append)
     assert np.isfinite(found.held_out.value).all()
-    assert cross_fitting._compiled.cache_info().misses == misses
+    assert cross_fitting._compile_training.cache_info().misses == misses
     assert [(report.done, report.steps) for report in reports] == [(4, 4)]
+
+
+STACKED = networks.StackedCritic((networks.BilinearCritic(), networks.CanonicalCritic(hidden=(4,))))
+STACK = BILINEAR._replace(
+    critic=STACKED,
+    candidates=(
+        BILINEAR,
+        BILINEAR._replace(
+            estimator="infonce", critic=STACKED.critics[1], sub_batch=64, noise=0.1, weight_decay=0.3, symmetric=True
+        ),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def stack(rows):
+    reports = []
+    (found,), seconds = cross_fitting.fit_folds(STACK, rows, PARTS, KEYS, on_chunk=reports.append)
+    assert min(seconds) > 0
+    return found, reports
+
+
+def test_a_stack_is_read_out_by_the_weighted_sum_of_its_candidates(stack, rows):
+    found, _ = stack
+    for seed, part in enumerate(PARTS):
+        of_seed = jax.tree.map(lambda leaf, seed=seed: leaf[seed], found.variables)
+        np.testing.assert_array_equal(of_seed["params"]["weights"], np.float32(found.weights[seed]))
+        s = np.float64(STACKED.apply(of_seed, rows.x[part.test], rows.y[part.test]))
+        value, tau = found.held_out.value[seed], float(found.held_out.tau[seed])
+        np.testing.assert_allclose(value, reference.smile(s, tau), rtol=1e-4, atol=1e-4)
+    # The second columns, which only the canonical critic can turn, have the weight moved to it.
+    assert found.weights[:, 1].mean() > 0.2
+
+
+def test_the_first_candidate_of_a_stack_is_what_it_is_alone(stack, rows):
+    found, _ = stack
+    (alone,), _ = cross_fitting.fit_folds(BILINEAR, rows, PARTS, KEYS)
+    for name in alone.history:
+        np.testing.assert_array_equal(found.history[name], alone.history[name])
+    kernel = found.variables["params"]["critics_0"]["kernel"]
+    np.testing.assert_array_equal(kernel, alone.variables["params"]["kernel"])
+    assert {name for name in found.history if name not in alone.history} == {
+        "canonical_validation_loss",
+        "canonical_infonce",
+    }
+
+
+def test_rounds_and_losses_of_a_stack_are_those_of_its_heaviest(stack):
+    found, _ = stack
+    for fold, place in enumerate(found.weights.argmax(axis=1)):
+        history = found.history["canonical_validation_loss" if place else "validation_loss"][fold]
+        assert found.lowest_loss[fold] == np.nanmin(history)
+        assert found.last_round[fold] == np.isfinite(history).sum()
+
+
+def test_a_stack_reports_the_steps_of_all_its_candidates(stack):
+    _, reports = stack
+    assert [report.steps for report in reports] == [2 * BILINEAR.rounds] * len(reports)
+    assert sorted({report.done for report in reports}) == [report.done for report in reports]
+    assert reports[-1].done == 2 * BILINEAR.rounds
+
+
+def test_test_rows_do_not_decide_the_weights(stack, rows):
+    found, _ = stack
+    changed_rows = Rows(rows.x, rows.y.copy())
+    changed_rows.y[PARTS[0].test] = 0.0
+    (other,), _ = cross_fitting.fit_folds(STACK, changed_rows, PARTS, KEYS)
+    np.testing.assert_array_equal(other.weights[0], found.weights[0])
+    assert other.held_out.value[0] != found.held_out.value[0]

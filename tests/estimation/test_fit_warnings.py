@@ -147,7 +147,7 @@ def test_from_folds_to_warnings():
     """A critic that ends above the loss that it started from is untrained; two pairs are noise; and so on."""
     usable = np.array([True, True, False])
     held = FITTED.held_out._replace(train=np.full(3, 2.0), pairs=np.full(3, 1e9))
-    known = diagnose(FITTED._replace(held_out=held), usable, 0.25)
+    known = diagnose(make_config("dv"), FITTED._replace(held_out=held), usable, 0.25)
     outcome = Outcome(make_config("dv"), 5, 1.0, 0.05, np.array([0.9, 1.1, np.nan]), known)
     assert set(warn_of_fit(outcome)) == {
         "normaliser", "partition", "clipped", "overfitting", "folds_disagree", "diverged", "untrained"

@@ -124,7 +124,7 @@ def test_generative_models_read_out_their_mean_log_ratio(rows, small_gm):
 @pytest.mark.slow
 def test_trained_generative_models_read_out_their_mean_log_ratio(rows, small_gm):
     (found,), _ = cross_fitting.fit_folds(GM, rows, PARTS[:1], KEYS[:1])
-    cross_fitting._compiled.cache_clear()  # which holds the small flows as "gm"
+    cross_fitting._compile_training.cache_clear()  # which holds the small flows as "gm"
     held = jax.tree.map(lambda leaf: leaf[0], found.held_out)
     check_densities_are_read_out(small_gm, jax.tree.map(lambda leaf: leaf[0], found.variables), held, rows)
     assert found.history["gm"].shape == (1, 2)

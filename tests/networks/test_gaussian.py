@@ -365,7 +365,7 @@ def test_the_length_of_a_pair_is_its_mahalanobis_distance():
 def test_of_normal_rows_the_features_have_unit_scale():
     """z, (z² - 1) / 2 and the uniform: means 0, variances 1, 1/2 and 1; and 2 log(1 + |z|² / d) of the length."""
     z = np.float32(np.random.default_rng(0).standard_normal((100_000, 2)))
-    made = np.float64(jax.jit(gaussian._features)(z, (z**2).sum(axis=1)))
+    made = np.float64(jax.jit(gaussian.row_features)(z, (z**2).sum(axis=1)))
     np.testing.assert_allclose(made.mean(axis=0)[:6], 0.0, atol=0.02)
     np.testing.assert_allclose(made.var(axis=0)[:6], [1, 1, 0.5, 0.5, 1, 1], rtol=0.03)
     assert np.abs(made[:, 4:6]).max() <= np.sqrt(3) + 1e-5
