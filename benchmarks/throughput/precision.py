@@ -8,7 +8,7 @@ disk are not made again.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mi_jax import estimators, models, networks, tasks, training
 DIM, BATCH, MIS = 20, 64, (2.0, 6.0, 10.0)
 TYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 CRITICS = {"joint": networks.JointCritic, "separable": networks.SeparableCritic}
-OBJECTIVES = {"infonce": estimators.infonce, "smile": estimators.smile}
+OBJECTIVES: Mapping[str, Callable[..., estimators.Estimator]] = {"infonce": estimators.infonce, "smile": estimators.smile}
 
 
 @dataclass(frozen=True)

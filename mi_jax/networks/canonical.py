@@ -132,8 +132,8 @@ class CanonicalCritic(Encoding):
       >>> import jax
       >>> from mi_jax import infonce, tasks
       >>> from mi_jax.networks import CanonicalCritic
-      >>> task, critic = tasks.spiral(tasks.gaussian(dim=3, mi=1.0)), CanonicalCritic(hidden=(16,))
-      >>> params = jax.jit(critic.init)(jax.random.key(0), *task.sample(jax.random.key(1), 10_000))
+      >>> task, critic = tasks.spiral(tasks.gaussian(dim=3, mi=1.0)), CanonicalCritic(hidden=())
+      >>> params = jax.jit(critic.init)(jax.random.key(0), *task.sample(jax.random.key(1), 2_000))
       >>> scores = jax.jit(critic.apply)(params, *task.sample(jax.random.key(2), 1_000))
       >>> 0.7 < infonce(scores) < 1.0
       Array(True, dtype=bool)

@@ -67,7 +67,7 @@ def test_many_columns_beside_few_rows_have_no_higher_degree():
     assert jax.eval_shape(canonical.fit_start, np.ones((9_000, 150)), np.ones((9_000, 160))).fit.mean_x.shape == (150,)
 
 
-@pytest.mark.parametrize("padding", [np.nan, 1e30])
+@pytest.mark.parametrize("padding", [np.nan, pytest.param(1e30, marks=pytest.mark.slow)])
 def test_padding_does_not_count(padding):
     x, y = (rows[:500].copy() for rows in bent())
     weights = np.float32(np.arange(500) < 400)

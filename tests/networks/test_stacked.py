@@ -4,7 +4,7 @@ import pytest
 
 from mi_jax.networks import BilinearCritic, GaussianCritic, SeparableCritic, StackedCritic, stacked
 
-CRITIC = StackedCritic((BilinearCritic(), GaussianCritic(hidden=(4,)), SeparableCritic(hidden=(4,), embed=2)))
+CRITIC = StackedCritic((BilinearCritic(), GaussianCritic(hidden=()), SeparableCritic(hidden=(4,), embed=2)))
 X, Y = np.float32(np.random.default_rng(0).standard_normal((2, 30, 3)))
 
 
