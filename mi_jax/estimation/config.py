@@ -14,7 +14,7 @@ EVERY = 50  # steps between validations
 MOST_COLUMNS = 1_000  # with more columns the Gaussian critic's matrices cost more than its training
 MOST_STACKED = 200  # columns with which a second critic is tried
 LOGISTIC = ("smile", "js")
-# What suited the canonical critic on bent relations of 1,000 and 10,000 rows, with the learning rate of the others = 1.
+# Tried on one fold of bent tasks; `benchmarks.estimates` has not measured them yet. The speed is in learning rates.
 CANONICAL_NOISE, CANONICAL_DECAY, CANONICAL_BATCH, CANONICAL_SPEED = 0.1, 0.3, 256, 1.5
 
 CRITICS: Mapping[str, Callable[[], nn.Module]] = {

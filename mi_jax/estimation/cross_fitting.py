@@ -34,6 +34,8 @@ from mi_jax.training import layout, runs
 from mi_jax.training.layout import Layout
 
 CHUNK = 5  # validations between reports
+_NOTHING: dict[str, Any] = dict.fromkeys(HeldOut._fields)
+_NOT_READ_OUT = HeldOut(**_NOTHING)
 
 _Shapes: TypeAlias = tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]  # of a tree, hashable
 
@@ -42,7 +44,7 @@ class Fitted(NamedTuple):
     """All folds of one data set, on the host, each leaf with a leading axis of folds.
 
     Attributes:
-      held_out: `HeldOut`.
+      held_out: `HeldOut`; of None before the read-out.
       variables: the parameters at the validation optimum, with the constants.
       history: name -> (folds, rounds): "validation_loss" and the read-outs of the training batches; NaN after the stop.
       best_round: the round of the validation optimum; 0 is the start.
@@ -109,7 +111,7 @@ def fit_folds(
     trained, _, read, seconds = _train(config, rows, runs_of, tests, keys, devices, on_chunk)
     start = time.perf_counter()
     held_out = read(trained.variables)
-    whole = Fitted(held_out, **trained._asdict())
+    whole = trained._replace(held_out=held_out)
     each = [slice(first, first + len(splits)) for first in range(0, len(runs_of), len(splits))]
     fitted = [jax.tree.map(lambda leaf, folds=folds: leaf[folds], whole) for folds in each]
     return fitted, seconds._replace(read_out=seconds.read_out + time.perf_counter() - start)
@@ -128,7 +130,7 @@ def sum_permuted_folds(
     """Trains folds, and sums the log ratios of the test rows of each, with y in several orders; see `sum_permuted`.
 
     Args:
-      config: what to train, and how. Of a stack its first candidate is trained, as any critic will do for a test.
+      config: what to train, and how. If it has candidates, the first alone is trained, as the test is valid with any critic.
       rows: float32 rows.
       splits: the rows of each fold.
       keys: (folds,) typed keys.
@@ -162,19 +164,6 @@ def sum_permuted_folds(
     return sums, seconds._replace(read_out=seconds.read_out + time.perf_counter() - start)
 
 
-class Trained(NamedTuple):
-    """Folds that were trained, on the host, each leaf with a leading axis of folds; see `Fitted`."""
-
-    variables: Variables
-    history: Mapping[str, np.ndarray]
-    best_round: np.ndarray
-    last_round: np.ndarray
-    diverged: np.ndarray
-    start_loss: np.ndarray
-    lowest_loss: np.ndarray
-    weights: Float[np.ndarray, "folds k"]
-
-
 def _train(
     config: FitConfig,
     rows: Rows,
@@ -184,12 +173,12 @@ def _train(
     devices: Sequence[jax.Device] | None,
     on_chunk: Callable[[training.Report], None] | None,
     read: Callable[[FitConfig, Variables, training.Inputs], Any] = read_out_fold,
-) -> tuple[Trained, Variables, Callable[[Variables], Any], Seconds]:
+) -> tuple[Fitted, Variables, Callable[[Variables], Any], Seconds]:
     """Trains each split of each order, and stacks the candidates if there are any.
 
     Returns:
-      The folds; the last variables of each; what reads out variables of all folds, by the function `read` of the
-      configuration, the variables and `tests`; and the seconds.
+      The folds; the last variables of the first candidate; what reads out variables of all folds, by the function `read` of
+      the configuration, the variables and `tests`; and the seconds.
     """
     inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split, order in runs_of]))
     test_inputs = training.Inputs(rows, _stack_rows(tests))
@@ -207,23 +196,20 @@ def _train(
             _compile_reading, config, plan, stacking.Scorer(fold_trainer.stacking_group(splits)), structure, shapes
         )
     compiled = time.perf_counter()
-    trained, last = [], []
+    trained, fits = [], []
     for number, (one, program) in enumerate(zip(candidates, programs, strict=True)):
-        own = jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys) if number else keys
-        fit = runs.run(program, own, _count_on(on_chunk, number, len(candidates)), inputs=inputs)
-        trained.append(_select(one, fit, prefix=bool(number)))
-        last.append({"params": fit.states.train.params, **fit.states.train.constants})
-    whole, last_variables = trained[0], last[0]
+        drawn = jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys) if number else keys
+        fits.append(runs.run(program, drawn, _count_on(on_chunk, number, len(candidates)), inputs=inputs))
+        trained.append(_select(one, fits[-1], prefix=bool(number)))
+    whole, last = trained[0], fits[0].states.train.variables
     seconds = Seconds(compiled - start, time.perf_counter() - compiled, 0.0)
     run_program = lambda program, variables, given: plan.join(program(plan.place(variables), plan.place_inputs(given)))  # noqa: E731
     if scorer is not None:
         equal = np.full((len(runs_of), len(candidates)), np.float32(1 / len(candidates)))
-        nothing = np.zeros(len(runs_of), np.float32)
-        last_variables = stack_variables(last, equal, nothing)
-        together = stack_variables([one.variables for one in trained], equal, nothing)
+        together = stack_variables([one.variables for one in trained], equal, np.zeros(len(runs_of), np.float32))
         whole = _stack(trained, together, *run_program(scorer, together, inputs))
         seconds = seconds._replace(read_out=time.perf_counter() - start - seconds.compile - seconds.train)
-    return whole, last_variables, lambda variables: run_program(reader, variables, test_inputs), seconds
+    return whole, last, lambda variables: run_program(reader, variables, test_inputs), seconds
 
 
 def _count_on(
@@ -235,7 +221,7 @@ def _count_on(
     return lambda report: on_chunk(report._replace(done=report.done + number * report.steps, steps=of * report.steps))
 
 
-def _select(config: FitConfig, fit: training.Fit, *, prefix: bool) -> Trained:
+def _select(config: FitConfig, fit: training.Fit, *, prefix: bool) -> Fitted:
     """The parameters to use, and how they came about; `prefix` puts the critic's name before those of the history."""
     states = fit.states
     params, best_round = layout.to_host(training.select_parameters(states))
@@ -243,7 +229,8 @@ def _select(config: FitConfig, fit: training.Fit, *, prefix: bool) -> Trained:
     with np.errstate(invalid="ignore"):
         lowest_loss = np.fmin.reduce(fit.history["validation_loss"], axis=1)
     name = f"{critic_name(config.critic)}_" if prefix else ""
-    return Trained(
+    return Fitted(
+        held_out=_NOT_READ_OUT,
         variables={"params": params, **states.train.constants},
         history={name + key: values for key, values in fit.history.items()},
         best_round=np.asarray(best_round),
@@ -255,7 +242,7 @@ def _select(config: FitConfig, fit: training.Fit, *, prefix: bool) -> Trained:
     )
 
 
-def _stack(candidates: Sequence[Trained], together: Variables, scores: np.ndarray, counts: np.ndarray) -> Trained:
+def _stack(candidates: Sequence[Fitted], together: Variables, scores: np.ndarray, counts: np.ndarray) -> Fitted:
     """Weighs the candidates of each fold. Rounds, losses and divergence are those of the candidate of most weight."""
     diverged = np.stack([one.diverged for one in candidates], axis=1)
     scores = np.where(diverged[:, :, None, None, None], np.nan, scores)
@@ -265,7 +252,8 @@ def _stack(candidates: Sequence[Trained], together: Variables, scores: np.ndarra
     of_heaviest = lambda name: np.stack([getattr(one, name) for one in candidates])[heaviest]  # noqa: E731
     constants = np.array([one.constant for one in weighed], np.float32)
     params = {**together["params"], "weights": weights.astype(np.float32), "constant": constants}
-    return Trained(
+    return Fitted(
+        held_out=_NOT_READ_OUT,
         variables={**together, "params": params},
         history={name: values for one in candidates for name, values in one.history.items()},
         **{name: of_heaviest(name) for name in ("best_round", "last_round", "diverged", "start_loss", "lowest_loss")},

@@ -41,9 +41,9 @@ class Scorer:
         x, y = (sub_batches.drop_remainder(side[:most], self.group) for side in valid.select(rows))
         each = []
         for place, candidate in enumerate(config.candidates):
-            critic, own = candidate.model().critic, part_variables(variables, place)
+            critic, part = candidate.model().critic, part_variables(variables, place)
             assert critic is not None
-            score = lambda pair, critic=critic, own=own: critic.scores(own, *pair)  # noqa: E731
+            score = lambda pair, critic=critic, part=part: critic.scores(part, *pair)  # noqa: E731
             each.append(jax.lax.map(score, (x, y)) - candidate.offset)
         weights = valid.weights
         if weights is None:
@@ -84,9 +84,9 @@ def weigh(scores: Float[np.ndarray, "k g m m"], counts: Bool[np.ndarray, " g"]) 
     usable = np.flatnonzero(np.isfinite(scores).all(axis=(1, 2, 3)))
     if not usable.size:
         return Weights(np.eye(number)[0], 0.0)
-    own = np.eye(size, dtype=bool)
-    joint = np.stack([*(scores[k][:, own].ravel() for k in usable), np.ones(scores.shape[1] * size)])
-    other = np.stack([*(scores[k][:, ~own].ravel() for k in usable), np.ones(scores.shape[1] * size * (size - 1))])
+    is_joint = np.eye(size, dtype=bool)
+    joint = np.stack([*(scores[k][:, is_joint].ravel() for k in usable), np.ones(scores.shape[1] * size)])
+    other = np.stack([*(scores[k][:, ~is_joint].ravel() for k in usable), np.ones(scores.shape[1] * size * (size - 1))])
     rows, first = joint.shape[1], np.eye(usable.size + 1)[0]
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:

@@ -63,13 +63,16 @@ def fit_start(x: Float[Array, "n dx"], y: Float[Array, "n dy"], weights: Float[A
     """The canonical correlations of radial features of paired rows.
 
     The degree of the features is the one whose shrunk correlations, those of the first min(dx, dy) variables, make the most
-    Gaussian information -½ Σ log(1 - s²), less 0.02 nats for each degree; features that tell nothing lower it by the
-    shrinkage. Lengths are clipped where 20 rows are longer.
+    Gaussian information -½ Σ log(1 - s²), less 0.02 nats for each degree; features without information lower it by
+    the shrinkage. Lengths are clipped where 20 rows are longer.
 
     Args:
       x: (n, dx) rows.
       y: (n, dy) their partners.
       weights: (n,) how often each row counts; see `gaussian_fit`.
+
+    Returns:
+      A `Start`.
 
     Example:
       >>> import jax
@@ -79,6 +82,8 @@ def fit_start(x: Float[Array, "n dx"], y: Float[Array, "n dy"], weights: Float[A
       >>> start = jax.jit(canonical.fit_start)(x, y)
       >>> print(*(f"{fit.correlations[0]:.1f}" for fit in (gaussian.gaussian_fit(x, y), start.fit)))
       0.5 0.7
+
+    Source: Hotelling (1936), for canonical correlations; the radial features are this library's.
     """
     (white_x, mean_x, whiten_x), (white_y, mean_y, whiten_y) = (_whiten(rows, weights) for rows in (x, y))
     dims, most = (x.shape[1], y.shape[1]), min(x.shape[1], y.shape[1])
@@ -91,9 +96,9 @@ def fit_start(x: Float[Array, "n dx"], y: Float[Array, "n dy"], weights: Float[A
         # Columns of a higher degree are 0, and columns that do not vary are no dimensions.
         kept = [jnp.arange(rows.shape[1]) < (degree + 1) * dim for rows, dim in zip(wide, dims, strict=True)]
         low_x, low_y = (jnp.where(keep, rows, 0.0) for keep, rows in zip(kept, wide, strict=True))
-        found = gaussian_fit(low_x, low_y, weights)
-        s = found.correlations[:most]
-        return found, -0.5 * jnp.sum(jnp.log((1 - s) * (1 + s))) - LEAST_GAIN * degree
+        fitted = gaussian_fit(low_x, low_y, weights)
+        s = fitted.correlations[:most]
+        return fitted, -0.5 * jnp.sum(jnp.log((1 - s) * (1 + s))) - LEAST_GAIN * degree
 
     fits, gains = jax.lax.map(fit, jnp.array(degrees))
     chosen = jax.tree.map(lambda leaf: leaf[jnp.argmax(gains)], fits)
