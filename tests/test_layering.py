@@ -61,6 +61,7 @@ LAYERS = [
     "estimation.read_out",
     "estimation.fold_trainer",
     "estimation.stacking",
+    "estimation.residual",
     "estimation.cross_fitting",
     "estimation.gaussian_limit",
     "estimation.combine",

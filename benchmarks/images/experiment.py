@@ -49,6 +49,7 @@ def compile_cell(data: datasets.Dataset, cell: Cell, number: int) -> Programs:
     tests = lib_training.share(settings_of(cell, data.test, cell.tests))
     variables = jax.eval_shape(train.layout.split, train.states.variables)
     held_out = train.layout.compile(cell.held_out, variables, train.layout.placed_shapes(tests))
+    held_out.wait()
     return Programs(train, held_out, time.perf_counter() - start)
 
 

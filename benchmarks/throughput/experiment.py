@@ -168,7 +168,7 @@ def measure(cell: Cell, rounds: int, length: int) -> Row:
     program = runs.compile_training(trainer, plan, steps=length * (rounds + 1), chunk=length)
     clock = Clock(peak_of(plan.devices), plain_steps(cell.critic, cell.n, CHUNK_SECONDS / 2))
     fit = runs.run(program, jax.random.split(jax.random.key(0), cell.seeds), clock)
-    memory: Any = program.chunks[0].memory_analysis()
+    memory: Any = program.chunks[0].wait().memory_analysis()
     results = {
         "steps": program.lengths[0],
         "step_seconds": rows.rounded([seconds / program.lengths[0] for seconds in clock.ours]),

@@ -38,6 +38,7 @@ def compile_cell(cell: Cell, together: int) -> Program:
     plan = layout.layout(together, mapped="map")
     shape = jax.eval_shape(lambda: plan.split(jax.random.split(jax.random.key(ROOT_KEY), plan.num_seeds)))
     draw = plan.compile(lambda key, _: cell.draw(key), shape, Inputs())
+    draw.wait()
     return Program(plan, draw, time.perf_counter() - start)
 
 

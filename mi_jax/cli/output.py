@@ -102,6 +102,8 @@ def _describe_run(result: Estimate, samples: Samples, seconds: Mapping[str, floa
 def _describe_fit(result: Estimate) -> str:
     config = result.config.candidates[0] if result.config.candidates else result.config
     critic = result.describe_critic() or ", densities"
+    if not result.config.rounds:
+        return f"{config.estimator}{critic}, with nothing to train"
     against = "" if config.critic is None else f", each x against {config.sub_batch - 1} other y"
     steps = f"at most {config.rounds * EVERY:,} steps"
     return f"{config.estimator}{critic}, batches of {config.batch_size} pairs{against}, {steps}"
@@ -125,7 +127,7 @@ def _describe_diagnostics(result: Estimate) -> list[tuple[str, str]]:
         ),
         ("training rows", figures.train, f"{figures.train:.3f} nats, where test rows give {result.mi:.3f}"),
         ("other read-outs", 0.0 if others else math.nan, f"{others}, in nats, from the same critic"),
-        ("best steps", 0.0, f"{best} of the {last} steps that the folds made"),
+        ("best steps", 0.0 if result.config.rounds else math.nan, f"{best} of the {last} steps that the folds made"),
     ]
     # The ceiling limits InfoNCE alone, and InfoNCE does not use E_Q[r].
     left_out = {"E_Q[r]", "effective pairs"} if result.config.estimator in ("infonce", "cpc") else {"ceiling"}

@@ -48,7 +48,7 @@ class FitConfig(NamedTuple):
       critic: a module; None for a generative model.
       batch_size: joint pairs a step, drawn with replacement.
       sub_batch: each batch is cut into sub-batches of so many pairs, within which all are scored against one another.
-      rounds: at most so many rounds of `EVERY` steps.
+      rounds: at most so many rounds of `EVERY` steps; 0 for a critic in closed form, which is not trained.
       patience: rounds without a lower validation loss after which training stops.
       learning_rate: Adam's.
       max_pairs: how many pairs the read-out of a fold may score.
@@ -56,6 +56,7 @@ class FitConfig(NamedTuple):
       weight_decay: AdamW's, per unit of the learning rate.
       symmetric: whether InfoNCE contrasts in both directions.
       candidates: the configurations that are trained in the place of this one, whose critic stacks theirs.
+      closed_form: what is taken instead if it leaves nothing to learn; None if that is not tried.
     """
 
     estimator: str
@@ -70,6 +71,7 @@ class FitConfig(NamedTuple):
     weight_decay: float = 0.0
     symmetric: bool = False
     candidates: tuple["FitConfig", ...] = ()
+    closed_form: "FitConfig | None" = None
 
     def model(self) -> Model:
         """The model that is trained, or read out."""
@@ -133,8 +135,11 @@ def make_config(
     learning_rate: float,
     patience: int,
     max_pairs: int,
+    by_default: bool = False,
 ) -> FitConfig:
     """The configuration of these options, each checked; `benchmarks.estimates` measured the defaults.
+
+    If the critic is the one by default, a logistic estimator first tries the Gaussian one in closed form, without a network.
 
     A stacked critic of a logistic estimator gets a candidate for each of its critics. A canonical one among them is trained
     by symmetric InfoNCE, against a whole batch, with noise and weight decay.
@@ -167,20 +172,30 @@ def make_config(
         critic=critic,
         batch_size=batch_size // sub_batch * sub_batch,
         sub_batch=sub_batch,
-        rounds=rounds,
+        rounds=0 if _is_closed_form(critic) else rounds,
         patience=patient,
         learning_rate=float(learning_rate),
         max_pairs=max_pairs,
         noise=CANONICAL_NOISE if canonical else 0.0,
         weight_decay=CANONICAL_DECAY if canonical else 0.0,
     )
-    return config._replace(candidates=tuple(_make_candidate(config, each, num_train) for each in stacked))
+    candidates = tuple(_make_candidate(config, each, num_train) for each in stacked)
+    starts = isinstance(candidates[0].critic if candidates else critic, networks.GaussianCritic)
+    closed_form = None
+    if by_default and logistic and starts:
+        closed_form = config._replace(critic=networks.GaussianCritic(hidden=()), rounds=0)
+    return config._replace(candidates=candidates, closed_form=closed_form)
+
+
+def _is_closed_form(critic: nn.Module | None) -> bool:
+    """Whether a critic is fitted by its `init`, and has nothing to train."""
+    return isinstance(critic, networks.GaussianCritic) and not critic.hidden
 
 
 def _make_candidate(stack: FitConfig, critic: nn.Module, num_train: int) -> FitConfig:
     """How a critic of a stack is trained."""
     if not isinstance(critic, networks.CanonicalCritic):
-        return stack._replace(critic=critic)
+        return stack._replace(critic=critic, rounds=0 if _is_closed_form(critic) else stack.rounds)
     size = min(num_train, CANONICAL_BATCH)
     return stack._replace(
         estimator="infonce",

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mi_jax import _logspace, training
-from mi_jax.estimation import fold_trainer, stacking
+from mi_jax.estimation import fold_trainer, residual, stacking
 from mi_jax.estimation.config import FitConfig, critic_name
 from mi_jax.estimation.fold_trainer import TrainRows
 from mi_jax.estimation.read_out import (
@@ -38,6 +38,7 @@ _NOTHING: dict[str, Any] = dict.fromkeys(HeldOut._fields)
 _NOT_READ_OUT = HeldOut(**_NOTHING)
 
 _Shapes: TypeAlias = tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]  # of a tree, hashable
+_NO_VARIABLES: _Shapes = (jax.tree.structure({}), ())
 
 
 class Fitted(NamedTuple):
@@ -76,6 +77,46 @@ class Seconds(NamedTuple):
     def plus(self, other: "Seconds") -> "Seconds":
         """Both together."""
         return Seconds(*(one + more for one, more in zip(self, other, strict=True)))
+
+
+def choose_config(
+    config: FitConfig,
+    rows: Rows,
+    splits: Sequence[Split],
+    *,
+    order: Int[np.ndarray, " n"] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[FitConfig, Seconds]:
+    """The configuration in closed form, if it leaves nothing to learn in the folds, and otherwise the one that trains.
+
+    Each fold is judged without its test rows, and all of them make one choice.
+
+    Args:
+      config: with a `closed_form`, or without one: then there is no choice.
+      rows: float32 rows.
+      splits: the rows of each fold.
+      order: y is taken in this order; by default as the rows are paired.
+      devices: by default all local ones.
+
+    Returns:
+      A configuration without a choice, and the seconds it took.
+    """
+    closed_form, config = config.closed_form, config._replace(closed_form=None)
+    if closed_form is None:
+        return config, Seconds(0.0, 0.0, 0.0)
+    order = np.arange(len(rows.x)) if order is None else order
+    plan = layout.layout(len(splits), devices)
+    inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split in splits]))
+    start = time.perf_counter()
+    program = _kept(_compile_reading, closed_form, plan, _init, _NO_VARIABLES, _shapes_of_run(inputs))
+    compiled = time.perf_counter()
+    fits = plan.join(program({}, plan.place_inputs(inputs)))["gaussian"]["fit"]
+    left = []
+    for fold, split in enumerate(splits):
+        seen = np.concatenate([split.train, split.valid])
+        fit = jax.tree.map(lambda leaf, fold=fold: leaf[fold], fits)
+        left.append(residual.beside_gaussian(fit, rows.x[seen], rows.y[order[seen]]))
+    return closed_form if residual.is_all(left) else config, Seconds(compiled - start, time.perf_counter() - compiled, 0.0)
 
 
 def fit_folds(
@@ -187,29 +228,40 @@ def _train(
     key, shapes, test_shapes = jax.ShapeDtypeStruct((), keys.dtype), _shapes_of_run(inputs), _shapes_of_run(test_inputs)
     candidates = config.candidates or (config,)
     group = fold_trainer.validation_group(splits)
-    programs = [_kept(_compile_training, one, plan, key, shapes, group) for one in candidates]
-    structure = _shapes_of_variables(config, plan, programs)
+    programs = [
+        _kept(_compile_training, one, plan, key, shapes, group)
+        if one.rounds
+        else _kept(_compile_reading, one, plan, _init, _NO_VARIABLES, shapes)
+        for one in candidates
+    ]
+    structure = _shapes_of_variables(config, plan, shapes)
     reader = _kept(_compile_reading, config, plan, read, structure, test_shapes)
-    scorer = None
+    readers = [reader]
     if config.candidates:
-        scorer = _kept(
-            _compile_reading, config, plan, stacking.Scorer(fold_trainer.stacking_group(splits)), structure, shapes
-        )
+        scorer = stacking.Scorer(fold_trainer.stacking_group(splits))
+        readers.append(_kept(_compile_reading, config, plan, scorer, structure, shapes))
+    for program in [*programs, *readers]:
+        program.wait()
     compiled = time.perf_counter()
-    trained, fits = [], []
-    for number, (one, program) in enumerate(zip(candidates, programs, strict=True)):
-        drawn = jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys) if number else keys
-        fits.append(runs.run(program, drawn, _count_on(on_chunk, number, len(candidates)), inputs=inputs))
-        trained.append(_select(one, fits[-1], prefix=bool(number)))
-    whole, last = trained[0], fits[0].states.train.variables
-    seconds = Seconds(compiled - start, time.perf_counter() - compiled, 0.0)
     run_program = lambda program, variables, given: plan.join(program(plan.place(variables), plan.place_inputs(given)))  # noqa: E731
-    if scorer is not None:
+    trained, lasts = [], []
+    for number, (one, program) in enumerate(zip(candidates, programs, strict=True)):
+        if not one.rounds:
+            lasts.append(run_program(program, {}, inputs))
+            trained.append(_untrained(lasts[-1], len(runs_of)))
+            continue
+        drawn = jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys) if number else keys
+        fit = runs.run(program, drawn, _count_on(on_chunk, number, len(candidates)), inputs=inputs)
+        lasts.append(fit.states.train.variables)
+        trained.append(_select(one, fit, prefix=bool(number)))
+    whole = trained[0]
+    seconds = Seconds(compiled - start, time.perf_counter() - compiled, 0.0)
+    if config.candidates:
         equal = np.full((len(runs_of), len(candidates)), np.float32(1 / len(candidates)))
         together = stack_variables([one.variables for one in trained], equal, np.zeros(len(runs_of), np.float32))
-        whole = _stack(trained, together, *run_program(scorer, together, inputs))
+        whole = _stack(trained, together, *run_program(readers[1], together, inputs))
         seconds = seconds._replace(read_out=time.perf_counter() - start - seconds.compile - seconds.train)
-    return whole, last, lambda variables: run_program(reader, variables, test_inputs), seconds
+    return whole, lasts[0], lambda variables: run_program(reader, variables, test_inputs), seconds
 
 
 def _count_on(
@@ -240,6 +292,21 @@ def _select(config: FitConfig, fit: training.Fit, *, prefix: bool) -> Fitted:
         lowest_loss=lowest_loss,
         weights=np.ones((len(start_loss), 1)),
     )
+
+
+def _init(config: FitConfig, variables: Variables, inputs: training.Inputs) -> Variables:
+    """The variables that a fold starts from, fitted to its training rows; of a critic that draws none."""
+    del variables
+    train = inputs.per_run.train
+    return config.model().init(jax.random.key(0), *train.select(inputs.shared), train.weights)
+
+
+def _untrained(variables: Variables, number: int) -> Fitted:
+    """So many folds that stay where they started."""
+    zero, unknown = np.zeros(number, np.int32), np.full(number, np.nan)
+    history = {"validation_loss": np.zeros((number, 0))}
+    never = np.zeros(number, bool)
+    return Fitted(_NOT_READ_OUT, variables, history, zero, zero, never, unknown, unknown, np.ones((number, 1)))
 
 
 def _stack(candidates: Sequence[Fitted], together: Variables, scores: np.ndarray, counts: np.ndarray) -> Fitted:
@@ -291,12 +358,16 @@ def _hashable(tree: Any) -> _Shapes:
     return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-def _shapes_of_variables(config: FitConfig, plan: Layout, programs: Sequence[runs.Program]) -> _Shapes:
+def _shapes_of_variables(config: FitConfig, plan: Layout, shapes: _Shapes) -> _Shapes:
     """The shapes of the variables of all folds that are read out."""
-    parts = [{"params": one.states.best.params, **one.states.train.constants} for one in programs]
+    inputs, count = jax.tree.unflatten(*shapes), plan.num_seeds
+    many = lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)  # noqa: E731
+    parts = [
+        jax.tree.map(many, jax.eval_shape(functools.partial(_init, one, {}), inputs))
+        for one in config.candidates or (config,)
+    ]
     if not config.candidates:
         return _hashable(parts[0])
-    count = plan.num_seeds
     weights, constant = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((count, len(parts)), (count,)))
     return _hashable(stack_variables(parts, weights, constant))
 
@@ -312,7 +383,7 @@ def _kept(compile_: Any, *arguments: Any) -> Any:
 @functools.lru_cache(maxsize=16)
 def _compile_training(config: FitConfig, plan: Layout, key: Any, shapes: _Shapes, group: int) -> runs.Program:
     trainer, inputs = fold_trainer.make_trainer(config, group), jax.tree.unflatten(*shapes)
-    return runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, key=key, inputs=inputs)
+    return runs.compile_training(trainer, plan, steps=config.rounds, chunk=CHUNK, key=key, inputs=inputs, wait=False)
 
 
 @functools.lru_cache(maxsize=16)

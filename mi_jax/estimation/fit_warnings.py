@@ -100,7 +100,7 @@ def _warn_of_training(outcome: Outcome) -> dict[str, str]:
     if known.training_error > outcome.large:
         values = ", ".join(f"{value:.2f}" for value in outcome.per_fold)
         warnings["folds_disagree"] = f"the folds' estimates ({values}) differ by more than their test rows explain"
-    late = [str(fold) for fold, best in enumerate(known.best_step) if best == outcome.config.rounds * EVERY]
+    late = [str(fold) for fold, best in enumerate(known.best_step) if best and best == outcome.config.rounds * EVERY]
     if late:
         warnings["not_converged"] = (
             f"the validation loss of folds {', '.join(late)} was still falling after {max(known.last_step)} steps, and the "

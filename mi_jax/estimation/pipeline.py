@@ -71,7 +71,8 @@ def estimate(
         of y whose relation is Gaussian, for bent relations; "stacked", both of these, weighed by their loss on validation
         pairs; "joint", "separable", "bilinear"; or a module, of `mi_jax.networks` or your own. By default "stacked" for
         "smile" and "js" with 2 columns or more on either side and at most 200 in all; otherwise "gaussian", and
-        "separable" with over 1,000 columns.
+        "separable" with over 1,000 columns. By default, too, "smile" and "js" train nothing where the rows are enough to say
+        that the Gaussian log ratio of the ranked columns, in closed form, leaves nothing to learn.
       folds: how many test sets the rows are cut into, at least 2.
       repeats: how many times the rows are cut anew; 2 repeats test each row twice.
       key: a typed key; by default `jax.random.key(0)`. The same key gives the same estimate.
@@ -143,22 +144,24 @@ def estimate(
         learning_rate=learning_rate,
         patience=patience,
         max_pairs=max_pairs,
+        by_default=critic is None,
     )
     keys = jax.random.split(fold_key, len(parts))
     run: dict[str, Any] = {"devices": devices, "on_chunk": on_chunk}
-    fit = functools.partial(cross_fitting.fit_folds, config, rows=rows, splits=parts, keys=keys, tau=tau, **run)
+    fit = functools.partial(cross_fitting.fit_folds, rows=rows, splits=parts, keys=keys, tau=tau, **run)
+    choose = functools.partial(cross_fitting.choose_config, config, rows, parts, devices=devices)
     retrained = permutations if retrain else 0
-    sets = _fit_sets(fit, parts, _draw_orders(units, retrained, rng), 1 + retrained)
+    sets = _fit_sets(choose, fit, parts, _draw_orders(units, retrained, rng), 1 + retrained)
     limit = upper_limit(rows.x, rows.y, confidence, units.number)
     combined = combine.combine(sets.data, parts, units, confidence, limit)
-    known = diagnose(config, sets.data, np.isfinite(combined.per_fold), combined.training_error)
+    known = diagnose(sets.config, sets.data, np.isfinite(combined.per_fold), combined.training_error)
     independence, seconds = None, sets.seconds
     if retrained:
         independence = combine.compare_with_permuted(combined.mi, sets.permuted, rng)
     elif permutations:
         independence, spent = _test_independence(config, rows, units, growing, permutations, permutation_key, rng, run)
         seconds = seconds.plus(spent)
-    outcome = fit_warnings.Outcome(config, folds, combined.mi, combined.stderr, combined.per_fold, known)
+    outcome = fit_warnings.Outcome(sets.config, folds, combined.mi, combined.stderr, combined.per_fold, known)
     return Estimate(
         mi=combined.mi,
         stderr=combined.stderr,
@@ -172,7 +175,7 @@ def estimate(
         warnings=data_warnings.warn_of_data(columns, (rows.x, rows.y), raw, transform, independent=units.kind == "rows")
         | fit_warnings.warn_of_fit(outcome),
         independence=independence,
-        config=config,
+        config=sets.config,
         seconds=seconds,
         columns=columns,
         units=units,
@@ -217,32 +220,50 @@ def _draw_orders(units: Units, permutations: int, rng: np.random.Generator) -> I
 
 
 class _Sets(NamedTuple):
-    """The fit of the data, the estimates of the permuted sets, and the seconds of all."""
+    """The configuration and the fit of the data, the estimates of the permuted sets, and the seconds of all."""
 
+    config: FitConfig
     data: Fitted
     permuted: Float[np.ndarray, " m"]
     seconds: Seconds
 
 
 def _fit_sets(
+    choose: Callable[..., tuple[FitConfig, Seconds]],
     fit: Callable[..., tuple[list[Fitted], Seconds]],
     parts: Sequence[splits.Split],
     orders: Iterator[np.ndarray],
     count: int,
 ) -> _Sets:
-    """Fits the data, and the permuted sets beside them, as many at once as fit the memory: `count` in all."""
+    """Fits the data, and the permuted sets beside them, as many at once as fit the memory: `count` in all.
+
+    Each set has the configuration that it chooses; those of the same one are fitted together.
+    """
     rows_a_set = sum(len(rows) for part in parts for rows in (part.train, part.valid, part.test))
     size = min(count, max(1, ROWS_AT_ONCE // rows_a_set))
-    data: list[Fitted] = []
-    means: list[float] = []
+    data: list[tuple[FitConfig, Fitted]] = []
+    means = np.zeros(count)
     seconds = Seconds(0.0, 0.0, 0.0)
-    while group := list(itertools.islice(orders, size)):
-        fitted, spent = fit(orders=group + group[:1] * (size - len(group)))
-        if not data:
-            data.append(jax.tree.map(np.array, fitted[0]))  # copied, so that the other sets can be freed
-        means += [combine.average(combine.estimate_per_fold(one), parts) for one in fitted[: len(group)]]
+    waiting: dict[FitConfig, list[tuple[int, np.ndarray]]] = {}
+
+    def fit_waiting(config: FitConfig) -> None:
+        nonlocal seconds
+        numbers, group = zip(*waiting.pop(config), strict=True)
+        fitted, spent = fit(config, orders=list(group + group[:1] * (size - len(group))))
+        if numbers[0] == 0:
+            data.append((config, jax.tree.map(np.array, fitted[0])))  # copied, so that the other sets can be freed
+        means[list(numbers)] = [combine.average(combine.estimate_per_fold(one), parts) for one in fitted[: len(group)]]
         seconds = seconds.plus(spent)
-    return _Sets(data[0], np.array(means[1:]), seconds)
+
+    for number, order in enumerate(orders):
+        config, spent = choose(order=order)
+        seconds = seconds.plus(spent)
+        waiting.setdefault(config, []).append((number, order))
+        if len(waiting[config]) == size:
+            fit_waiting(config)
+    for config in list(waiting):
+        fit_waiting(config)
+    return _Sets(*data[0], means[1:], seconds)
 
 
 def _test_independence(

@@ -93,7 +93,8 @@ class Estimate:
         names = [type(one.critic).__name__ for one in self.config.candidates]
         kept = [(name, each) for name, each in zip(names, weights, strict=True) if any(each)]
         if not kept:
-            return "" if self.config.critic is None else f", {type(self.config.critic).__name__}"
+            untrained = "" if self.config.rounds else " in closed form"
+            return "" if self.config.critic is None else f", {type(self.config.critic).__name__}{untrained}"
         if len(kept) == 1 and set(kept[0][1]) == {1.0}:
             return f", {kept[0][0]}"
         return ", " + " + ".join(f"{np.mean(each):.2f} {name}" for name, each in kept)
@@ -162,7 +163,8 @@ class Estimate:
             (line,) = left.plot(steps, values, lw=1, label=f"fold {fold}")
             if best:
                 left.plot(best, values[best // EVERY - 1], "o", ms=4, color=line.get_color())
-        left.set(xlabel="step", ylabel="validation loss", title="Training (dot: read out there; none: at the start)")
+        trained = "Training (dot: read out there; none: at the start)"
+        left.set(xlabel="step", ylabel="validation loss", title=trained if self.config.rounds else "Nothing to train")
         right.axhspan(*self.interval, color="C0", alpha=0.15, lw=0, label=f"{self.confidence:.0%} interval")
         right.axhline(self.mi, color="C0", lw=1, label="estimate")
         right.plot(np.arange(len(self.per_fold)), self.per_fold, "o", color="C0", label="folds")

@@ -4,6 +4,7 @@ This is the only file that names `pmap` and devices. Under `lax.map` a seed has 
 number of devices. Under `vmap` batched products round differently: there a seed is the same statistically.
 """
 
+import concurrent.futures
 import functools
 import math
 import os
@@ -85,10 +86,10 @@ class Layout(NamedTuple):
 
         return jax.pmap(on_device, devices=self.devices, donate_argnums=0 if donate else ())
 
-    def compile(self, step: Step, tree: Any, inputs: Inputs, donate: bool = False) -> Any:
-        """`step` spread, and compiled for split trees and placed inputs of these shapes."""
+    def compile(self, step: Step, tree: Any, inputs: Inputs, donate: bool = False) -> "Compiled":
+        """`step` spread, and compiled for split trees and placed inputs of these shapes, in a thread: `Compiled.wait`."""
         # As types: with several processes pmap would try to move anything else to its devices.
-        return self.spread(step, donate).lower(*jax.tree.map(jax.typeof, (tree, inputs))).compile()
+        return Compiled(self.spread(step, donate).lower(*jax.tree.map(jax.typeof, (tree, inputs))))
 
     def placed_shapes(self, inputs: Inputs) -> Inputs:
         """The shapes of `place_inputs(inputs)`, from those of inputs whose `per_run` leaves have an axis of seeds."""
@@ -98,6 +99,25 @@ class Layout(NamedTuple):
     def _put(self, split: Any) -> Any:
         """Puts (devices, ...) leaves on the devices."""
         return _copier(self.devices)(split) if jax.tree.leaves(split) else split
+
+
+class Compiled:
+    """A program that XLA compiles in a thread beside others; a call waits for it."""
+
+    def __init__(self, lowered: Any):
+        self._program = _threads().submit(lowered.compile)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.wait()(*arguments)
+
+    def wait(self) -> Any:
+        """Wait until it is compiled; returns JAX's compiled program."""
+        return self._program.result()
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "compile")
 
 
 @functools.cache

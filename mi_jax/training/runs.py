@@ -52,6 +52,11 @@ class Program(NamedTuple):
         """How many steps the run makes."""
         return sum(self.lengths)
 
+    def wait(self) -> None:
+        """Wait until everything is compiled."""
+        for each in {self.init, *self.chunks}:
+            each.wait()
+
     def identity(self, keys: Any, inputs: Inputs, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What decides the numbers of these runs, as JSON; `config` adds what a person would call them by."""
         return {
@@ -105,7 +110,14 @@ class Report(NamedTuple):
 
 
 def compile_training(
-    trainer: Trainer, plan: Layout, *, steps: int, chunk: int = 500, key: Any = None, inputs: Inputs = NO_INPUTS
+    trainer: Trainer,
+    plan: Layout,
+    *,
+    steps: int,
+    chunk: int = 500,
+    key: Any = None,
+    inputs: Inputs = NO_INPUTS,
+    wait: bool = True,
 ) -> Program:
     """Compile the training of `plan.num_seeds` seeds.
 
@@ -117,6 +129,8 @@ def compile_training(
         written. It changes no bit of the result.
       key: one key, or its shape; by default a key of JAX's default implementation.
       inputs: the inputs of one run, or their shapes.
+      wait: whether to wait for what is compiled in threads, so that `compile_seconds` is the time of all; `Program.wait`
+        does so later.
 
     Returns:
       A `Program` for `run`.
@@ -138,9 +152,12 @@ def compile_training(
         for length in set(lengths)
     }
     init = plan.compile(trainer.init, split_keys, placed)
-    seconds = time.perf_counter() - start
     chunks = tuple(scans[length] for length in lengths)
-    return Program(init, chunks, lengths, plan, states, trainer, key, inputs, seconds)
+    program = Program(init, chunks, lengths, plan, states, trainer, key, inputs, time.perf_counter() - start)
+    if not wait:
+        return program
+    program.wait()
+    return program._replace(compile_seconds=time.perf_counter() - start)
 
 
 def _scan(trainer: Trainer, length: int, state: Any, inputs: Inputs) -> tuple[Any, Mapping[str, Any]]:

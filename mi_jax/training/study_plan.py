@@ -67,13 +67,15 @@ class Plan:
         return min(missing, self.at_once or default)
 
     def _compile(self, size: int) -> Programs:
-        plan, (key, inputs) = self.layout(size), self.example()
-        train = runs.compile_training(self.trainer, plan, steps=self.steps, chunk=self.chunk, key=key, inputs=inputs)
-        start = time.perf_counter()
+        start, plan, (key, inputs) = time.perf_counter(), self.layout(size), self.example()
+        options: dict[str, Any] = {"steps": self.steps, "chunk": self.chunk, "key": key, "inputs": inputs}
+        train = runs.compile_training(self.trainer, plan, **options, wait=False)
         read = lambda state, inputs: fixed_read_outs(self.trainer, state, self.batches, inputs)  # noqa: E731
         placed = plan.placed_shapes(jax.eval_shape(lambda: self.inputs([(0, 0)] * size)))
         fixed = plan.compile(read, jax.eval_shape(plan.split, train.states), placed)
-        self.compile_seconds += train.compile_seconds + time.perf_counter() - start
+        train.wait()
+        fixed.wait()
+        self.compile_seconds += time.perf_counter() - start
         return Programs(train, fixed)
 
     def places(self) -> list[Place]:

@@ -45,6 +45,26 @@ def test_only_nwj_has_an_offset():
     assert {name for name, offset in offsets.items() if offset} == {"nwj"}
 
 
+def test_a_closed_form_is_tried_by_default_alone():
+    """Of the logistic estimators, with a critic that starts from it."""
+    closed_form = networks.GaussianCritic(hidden=())
+    for estimator, critic in (("smile", "gaussian"), ("js", "stacked")):
+        config = make(estimator, critic, by_default=True)
+        assert config.rounds > 0
+        assert (config.closed_form.critic, config.closed_form.rounds) == (closed_form, 0)
+        assert config.closed_form.max_pairs == config.max_pairs
+        assert make(estimator, critic).closed_form is None
+    assert make("smile", "separable", by_default=True).closed_form is None
+    assert make("infonce", "gaussian", by_default=True).closed_form is None
+
+
+def test_what_is_in_closed_form_is_not_trained():
+    closed_form = networks.GaussianCritic(hidden=())
+    assert make(critic=closed_form).rounds == 0
+    stack = make(critic=networks.StackedCritic((closed_form, networks.CanonicalCritic())))
+    assert [one.rounds > 0 for one in (stack, *stack.candidates)] == [True, False, True]
+
+
 def test_two_critics_are_tried_where_a_relation_can_bend():
     """By default: of the logistic estimators, with two columns or more on either side."""
     names = {

@@ -16,6 +16,7 @@ from mi_jax.estimation.config import EVERY, FitConfig
 from mi_jax.estimation.read_out import Rows
 from mi_jax.estimation.splits import Split, make_splits
 from mi_jax.estimation.units import make_units
+from mi_jax.networks import gaussian
 from mi_jax.training import layout, runs
 from tests import reference
 from tests.quick import LIGHT, N
@@ -35,6 +36,7 @@ BILINEAR = FitConfig(
     max_pairs=2**22,
 )
 GAUSSIAN = BILINEAR._replace(critic=networks.GaussianCritic(hidden=(8,)))
+CLOSED_FORM = BILINEAR._replace(critic=networks.GaussianCritic(hidden=()), rounds=0)
 
 
 @pytest.fixture(
@@ -84,7 +86,15 @@ def score_matrix(config, params, rows, numbers):
 
 def test_folds_of_different_sizes_are_each_what_they_are_alone(rows):
     """The smaller one is padded in all three parts, and has the numbers of a fit without padding, to rounding."""
-    config = BILINEAR._replace(critic=networks.GaussianCritic(hidden=()), rounds=2)
+    check_folds_of_different_sizes(CLOSED_FORM, rows)
+
+
+@pytest.mark.slow
+def test_folds_of_different_sizes_are_trained_as_they_are_alone(rows):
+    check_folds_of_different_sizes(BILINEAR._replace(rounds=2), rows)
+
+
+def check_folds_of_different_sizes(config, rows):
     small = Split(PARTS[1].train[:-37], PARTS[1].valid[:-11], PARTS[1].test[:-21])
     (both,), _ = cross_fitting.fit_folds(config, rows, [PARTS[0], small], KEYS[:2])
     (alone,), _ = cross_fitting.fit_folds(config, rows, [small], KEYS[1:2])
@@ -98,6 +108,54 @@ def test_folds_of_different_sizes_are_each_what_they_are_alone(rows):
     for name in both.history:
         np.testing.assert_allclose(both.history[name][1], alone.history[name][0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(both.start_loss[1], alone.start_loss[0], rtol=1e-4)
+
+
+def test_a_closed_form_is_fitted_to_training_rows_and_not_trained(rows):
+    (found,), _ = cross_fitting.fit_folds(CLOSED_FORM, rows, PARTS, KEYS)
+    for seed, part in enumerate(PARTS):
+        expected = gaussian.gaussian_fit(rows.x[part.train], rows.y[part.train])
+        jax.tree.map(
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-4),
+            params_of(found, seed)["gaussian"]["fit"].correlations,
+            expected.correlations,
+        )
+        s = score_matrix(CLOSED_FORM, params_of(found, seed), rows, part.test)
+        np.testing.assert_allclose(found.held_out.value[seed], reference.smile(s, found.held_out.tau[seed]), rtol=1e-4)
+    assert found.history["validation_loss"].shape == (FOLDS, 0)
+    assert not np.any([found.best_round, found.last_round, found.diverged])
+
+
+CHOICE = GAUSSIAN._replace(closed_form=CLOSED_FORM)
+ENOUGH = 4_000  # rows, for two columns a side
+
+
+def draw_for_choice(bend):
+    x, noise = np.random.default_rng(3).standard_normal((2, ENOUGH, 2))
+    return Rows(np.float32(x), np.float32(0.6 * x + bend * (x**2 - 1) + 0.8 * noise))
+
+
+@pytest.mark.parametrize(("bend", "chosen"), [(0.0, CLOSED_FORM), (0.3, GAUSSIAN)])
+def test_the_closed_form_is_chosen_where_it_leaves_nothing_to_learn(bend, chosen):
+    parts = make_splits(make_units(ENOUGH), FOLDS, 1, np.random.default_rng(0))
+    rows = draw_for_choice(bend)
+    assert cross_fitting.choose_config(CHOICE, rows, parts)[0] == chosen
+    # Rows that stand in another order, and the order that undoes it.
+    order = np.random.default_rng(5).permutation(ENOUGH)
+    shuffled = Rows(rows.x, rows.y[np.argsort(order)])
+    assert cross_fitting.choose_config(CHOICE, shuffled, parts, order=np.argsort(np.argsort(order)))[0] == chosen
+
+
+def test_few_rows_or_no_closed_form_leave_no_choice(rows):
+    assert cross_fitting.choose_config(CHOICE, rows, PARTS)[0] == GAUSSIAN
+    assert cross_fitting.choose_config(GAUSSIAN, rows, PARTS) == (GAUSSIAN, (0.0, 0.0, 0.0))
+
+
+def test_test_rows_have_no_part_in_the_choice():
+    """Of the one fold whose they are."""
+    parts = make_splits(make_units(ENOUGH), FOLDS, 1, np.random.default_rng(0))[:1]
+    rows, bent = draw_for_choice(0.0), draw_for_choice(1.0)
+    rows.y[parts[0].test] = bent.y[parts[0].test]
+    assert cross_fitting.choose_config(CHOICE, rows, parts)[0] == CLOSED_FORM
 
 
 def test_a_second_data_set_of_the_same_shape_is_not_compiled(config, rows, fitted, monkeypatch):

@@ -14,7 +14,7 @@ from mi_jax.estimation.diagnostics import diagnose
 from mi_jax.estimation.fit_warnings import Outcome, warn_of_fit
 from tests import examples
 from tests.estimation.test_diagnostics import FITTED
-from tests.quick import INFONCE, draw, light, quick, thorough
+from tests.quick import INFONCE, closed, draw, light, thorough
 
 
 def make_config(estimator="smile", **changes):
@@ -137,10 +137,10 @@ def test_from_data_to_the_warnings_of_a_critic_that_is_hardly_trained():
 
 
 def test_from_data_to_no_warning_of_a_critic_that_fits():
-    good = quick(*normal(1.0)).warnings
+    good = closed(*normal(1.0)).warnings
     assert not {"normaliser", "overfitting", "folds_disagree", "untrained", "negative", "clipped"} & set(good)
-    assert "negative" not in quick(*normal(0.0)).warnings
-    assert "clipped" in quick(*normal(1.0), tau=0.5).warnings
+    assert "negative" not in closed(*normal(0.0)).warnings
+    assert "clipped" in closed(*normal(1.0), tau=0.5).warnings
 
 
 def test_from_folds_to_warnings():

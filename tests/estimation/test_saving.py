@@ -9,7 +9,7 @@ from mi_jax.estimation.combine import Independence
 from mi_jax.estimation.units import make_units
 from tests import examples
 from tests.estimation.same import assert_same
-from tests.quick import N
+from tests.quick import N, closed
 
 
 def test_saved_and_loaded(barely_trained, data, tmp_path):
@@ -58,3 +58,15 @@ def test_a_stack_names_the_critics_that_have_weight():
     assert describe({"bilinear": (0.5, 1.0), "canonical": (0.25, 0.0)}) == ", 0.75 BilinearCritic + 0.12 CanonicalCritic"
     assert describe({"bilinear": (1.0, 1.0), "canonical": (0.0, 0.0)}) == ", BilinearCritic"
     assert describe({"bilinear": (0.0, 0.0), "canonical": (0.5, 0.7)}) == ", 0.60 CanonicalCritic"
+
+
+def test_a_closed_form_is_saved_and_named(data, tmp_path):
+    ours = closed(*data)
+    assert ours.describe_critic() == ", GaussianCritic in closed form"
+    ours.save(tmp_path / "mi.npz")
+    again = mi_jax.load(tmp_path / "mi.npz")
+    assert_same(again, ours)
+    assert again.config == ours.config
+    np.testing.assert_array_equal(again.pointwise(*data), ours.pointwise(*data))
+    left, _ = again.plot().axes
+    assert left.get_title() == "Nothing to train"

@@ -119,6 +119,13 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path, make_traine
         np.testing.assert_array_equal(*(jax.random.key_data(f.states.key) for f in (whole, ended)))
 
 
+class Untested:
+    """A program that is not compiled, as nothing will run it."""
+
+    def wait(self):
+        pass
+
+
 def test_a_checkpoint_of_other_runs_is_refused(tmp_path, monkeypatch):
     def go(r, keys=KEYS, **changed):
         options = {"steps": 4, "chunk": 2, "checkpoint": tmp_path, "mapped": "map"} | changed
@@ -126,7 +133,7 @@ def test_a_checkpoint_of_other_runs_is_refused(tmp_path, monkeypatch):
 
     go(recipe())
     # No program of theirs may run, so none is compiled.
-    monkeypatch.setattr(layout.Layout, "compile", lambda *_, **__: None)
+    monkeypatch.setattr(layout.Layout, "compile", lambda *_, **__: Untested())
     for call, what in (
         (lambda: go(recipe(), KEYS[np.arange(5)[::-1]]), "runs"),
         (lambda: go(recipe(), KEYS[np.arange(3)]), "runs"),
