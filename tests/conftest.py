@@ -21,8 +21,10 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 
-# The default run compiles and hardly trains: LLVM's lowest level, and XLA's older way to emit a fusion, are the quickest.
+# The default run compiles and hardly trains. LLVM's lowest level, and XLA's older way to emit a fusion, are the quickest. A
+# program is not cut into parts that are compiled side by side, as there is a worker for each core.
 COMPILES_FAST = "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+COMPILES_FAST += " --xla_cpu_parallel_codegen_split_count=1"
 # The slow tests train. LLVM's default, 3, unrolls small random draws: (2, 16, 10) exponentials take 6 s to compile, and 0.3
 # at level 2, where training is as fast.
 RUNS_FAST = "--xla_backend_optimization_level=2"

@@ -1,7 +1,7 @@
 """What a fold reads out of its test rows."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,11 +53,11 @@ class Pairs(NamedTuple):
 
     def select(self, rows: Rows) -> tuple[Array, Array]:
         """The rows of these pairs, out of all rows; those of padding are any."""
-        return rows.x[self.x_rows], rows.y[self.y_rows]
+        return jnp.asarray(rows.x)[self.x_rows], jnp.asarray(rows.y)[self.y_rows]
 
     def positions(self, rows: Rows) -> Array | None:
         """The positions of the rows of x; None if all rows are independent."""
-        return None if rows.positions is None else rows.positions[self.x_rows]
+        return None if rows.positions is None else jnp.asarray(rows.positions)[self.x_rows]
 
     @property
     def weights(self) -> Float[Array, " n"] | None:
@@ -166,11 +166,14 @@ def _read_out_scores(
     tau = jnp.where(jnp.isnan(given.tau), jnp.maximum(LEAST_TAU, highest), given.tau)
     encode, pair = functools.partial(critic.encode, variables), functools.partial(critic.pair, variables)
     log_ratios = lambda codes_x, codes_y: pair(codes_x, codes_y) - config.offset  # noqa: E731
-    sum_pairs = functools.partial(evaluation.pair_sums, log_ratios, encode=encode, tau=tau, max_pairs=config.max_pairs)
-    test, valid, train = (
-        sum_pairs(*part.select(rows), count=part.count, positions=part.positions(rows))
-        for part in (given.test, given.valid, given.train)
-    )
+
+    def sum_pairs(part: Pairs) -> evaluation.PairSums:
+        options: dict[str, Any] = {"tau": tau, "max_pairs": config.max_pairs}
+        options |= {"count": part.count, "positions": part.positions(rows)}
+        return evaluation.pair_sums(log_ratios, *part.select(rows), encode=encode, **options)
+
+    test, train = _map_alike(sum_pairs, given.test, given.train)
+    valid = sum_pairs(given.valid)
     name = READ_OUTS[config.estimator]
     read_outs = evaluation.read_outs(test)
     value, influence = read_outs[name]
@@ -192,6 +195,24 @@ def _read_out_scores(
         pairs=test.num_rows * (test.group - 1),
         group=jnp.asarray(test.group, float),
     )
+
+
+def _map_alike(function: Callable[[Pairs], evaluation.PairSums], *parts: Pairs) -> Sequence[evaluation.PairSums]:
+    """The function of each part; of parts of one shape it is compiled once."""
+    shapes = {(len(part.x_rows), part.count is None) for part in parts}
+    if len(shapes) > 1:
+        return [function(part) for part in parts]
+    groups = []
+
+    def keep_group(part: Pairs) -> evaluation.PairSums:
+        sums = function(part)
+        groups.append(sums.group)
+        return sums._replace(group=jnp.asarray(sums.group))
+
+    mapped = jax.lax.map(keep_group, jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))
+    each = [jax.tree.map(lambda leaf, place=place: leaf[place], mapped) for place in range(len(parts))]
+    # A number that is known before the program runs stays one.
+    return [sums._replace(group=groups[0]) if isinstance(groups[0], int) else sums for sums in each]
 
 
 def _quantile(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Float[Array, ""]:

@@ -191,7 +191,7 @@ def test_the_bounds_rise_with_the_number_of_samples_to_the_exact_value(one_laten
     truth = exact(*one_latent)
     means = []
     for samples in numbers:
-        mean, error = repeated(samples, 2_000)
+        mean, error = repeated(samples, 1_000)
         assert np.all(mean < truth + 4 * error)
         means.append(mean)
     gaps = truth - np.array(means)
