@@ -41,6 +41,7 @@ SLOW_DOCTESTS = {
     "mi_jax.models.generative.ba",
     "mi_jax.models.generative.doe",
     "mi_jax.models.generative.gm",
+    "mi_jax.networks.canonical.CanonicalCritic",
     "mi_jax.networks.conv.ConvDecoder",
     "mi_jax.networks.conv.ConvEncoder",
     "mi_jax.networks.conv.JointConvCritic",

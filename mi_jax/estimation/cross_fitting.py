@@ -102,7 +102,8 @@ def choose_config(
       A configuration without a choice, and the seconds it took.
     """
     closed_form, config = config.closed_form, config._replace(closed_form=None)
-    if closed_form is None:
+    fewest, columns = min(len(split.train) + len(split.valid) for split in splits), max(rows.x.shape[1], rows.y.shape[1])
+    if closed_form is None or not residual.has_enough_rows(fewest, columns):
         return config, Seconds(0.0, 0.0, 0.0)
     order = np.arange(len(rows.x)) if order is None else order
     plan = layout.layout(len(splits), devices)

@@ -36,6 +36,11 @@ def beside_gaussian(fit: GaussianFit, x: Float[np.ndarray, "n dx"], y: Float[np.
     return dependence_left(gaussian_log_ratio(fit), *canonical_rows(fit, x, y))
 
 
+def has_enough_rows(number: int, columns: int) -> bool:
+    """Whether so many rows can say what is left, with so many columns on the wider side."""
+    return min(number, MOST_ROWS) >= ROWS_A_FEATURE * _count_features(columns)
+
+
 def canonical_rows(
     fit: GaussianFit, x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]
 ) -> tuple[Float[np.ndarray, "n dx"], Float[np.ndarray, "n dy"]]:
@@ -90,10 +95,10 @@ def dependence_left(
     Source: Rao (1948), "Large sample tests of statistical hypotheses", for tests by the score; Gretton et al. (2012), "A
     kernel two-sample test", for the estimate of a square without its bias.
     """
+    if not has_enough_rows(len(x), max(x.shape[1], y.shape[1])):
+        return math.inf
     x, y = x[:MOST_ROWS], y[:MOST_ROWS]
     size = min(GROUP, len(x) // 2)
-    if len(x) < ROWS_A_FEATURE * max(_count_features(side.shape[1]) for side in (x, y)):
-        return math.inf
     number = len(x) // size
     cut = lambda rows: rows[: number * size].reshape(number, size, -1)  # noqa: E731
     features = [cut(_decorrelated(_features(np.clip(side, -FAR, FAR)))) for side in (x, y)]
