@@ -5,7 +5,8 @@
 Each estimate is made in a process of its own, so that its seconds hold the import and the compilation, and is written as a
 row when it ends; rows that are there are not made again. `--options critic=joint` adds rows with other options for the
 table of defaults, `--ksg` those of KSG (`pip install 'mi-jax[ksg]'`), `--large` those of many rows with their memory,
-`--independence` the study of the permutation test.
+`--independence` the study of the permutation test, `--sizes` that of 200, 1,000 and 10,000 rows, and `--beside DIR` the
+same by the mi_jax of another checkout.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.estimates import experiment, independence, page
+from benchmarks.estimates import experiment, independence, page, sizes
 from benchmarks.estimates.cases import CASES, HARD, LARGE, LARGE_CRITICS
 from benchmarks.estimates.experiment import Run
 from benchmarks.lib import cli, machine
@@ -41,6 +42,8 @@ def _wanted(options: argparse.Namespace) -> dict[Any, int]:
     extra = tuple(sorted(map(_option, options.options)))
     if options.independence:
         return dict.fromkeys(independence.cells(), independence.SETS // independence.GROUP)
+    if options.sizes:
+        return dict.fromkeys(sizes.cells(options.beside), options.seeds)
     if options.large:
         cells = [
             Run("large", LARGE.name, tuple(sorted({"critic": critic, **dict(extra)}.items()))) for critic in LARGE_CRITICS
@@ -59,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ksg", action="store_true", help="KSG on the same rows")
     parser.add_argument("--large", action="store_true", help="many rows: seconds and memory")
     parser.add_argument("--independence", action="store_true", help="the study of the permutation test")
+    parser.add_argument(
+        "--sizes", action="store_true", help=f"the study of sizes; --seeds counts groups of {sizes.GROUP} sets"
+    )
+    parser.add_argument("--beside", type=Path, help="with --sizes: another checkout, to be measured on the same rows")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
 

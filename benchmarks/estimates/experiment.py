@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.estimates import independence
+from benchmarks.estimates import independence, sizes
 from benchmarks.estimates.cases import CASES, HARD, LARGE
 from benchmarks.estimates.independence import PermutationTest
+from benchmarks.estimates.sizes import Sized
 from benchmarks.lib import machine, rows, runner
 from benchmarks.lib.rows import Row
 
@@ -70,25 +71,33 @@ def experiment(wanted: Mapping[Any, int]) -> runner.Experiment:
     )
 
 
-def covers(config: Mapping[str, Any]) -> tuple[Run | PermutationTest, Sequence[int]]:
+def covers(config: Mapping[str, Any]) -> tuple[Run | PermutationTest | Sized, Sequence[int]]:
     """The cell of a row, and its seed or group."""
+    if config["kind"] == "sizes":
+        return sizes.covers(config)
     if config["kind"] == "independence":
         return independence.covers(config)
     return Run(config["kind"], config["case"], tuple(sorted(config["options"].items()))), [config["seed"]]
 
 
 def _predict(on_disk: Sequence[Row]) -> Callable[[Any], float]:
-    """The median of the seconds of rows of the same kind."""
-    by_kind: dict[str, list[float]] = {}
+    """The median of the seconds of rows of the same kind, and in the study of sizes of the same size."""
+
+    def kind(cell: Run | PermutationTest | Sized) -> Any:
+        if isinstance(cell, Sized):
+            return cell.num_rows
+        return cell.kind if isinstance(cell, Run) else "independence"
+
+    by_kind: dict[Any, list[float]] = {}
     for row in on_disk:
         if "total" in row.seconds:
-            by_kind.setdefault(row.config["kind"], []).append(row.seconds["total"])
-    return lambda cell: float(np.median(by_kind.get(getattr(cell, "kind", "independence"), [np.nan])))
+            by_kind.setdefault(kind(covers(row.config)[0]), []).append(row.seconds["total"])
+    return lambda cell: float(np.median(by_kind.get(kind(cell), [np.nan])))
 
 
 def _describe(row: Row) -> str:
-    if row.config["kind"] == "independence":
-        return f"{independence.GROUP} data sets in {machine.duration(row.seconds['total'])}"
+    if "sets" in row.results:
+        return f"{len(row.results['sets'])} data sets in {machine.duration(row.seconds['total'])}"
     return f"{row.results['mi']:.3f} (true {row.results['truth']:.3f}), {row.seconds['total']:.1f} s"
 
 
@@ -113,6 +122,7 @@ def _estimate(run: Run, seed: int) -> dict[str, Any]:
         "interval": list(estimate.interval),
         "warnings": dict(estimate.warnings),
         "read_outs": rows.rounded(dict(estimate.diagnostics.read_outs)),
+        "critic": estimate.describe_critic().removeprefix(", "),
         "best_step": list(estimate.diagnostics.best_step),
         "memory_mib": {"before": before, "peak": machine.peak_memory()},
     }

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.estimates import sizes_page
 from benchmarks.estimates.cases import CASES, HARD, LARGE, NUM_ROWS
 from benchmarks.estimates.independence import ABOUT, covers
 from benchmarks.lib import machine, page, rows
 from benchmarks.lib.rows import Row
 
-KINDS = ("estimate", "ksg", "large", "independence")
+KINDS = ("estimate", "ksg", "large", "independence", "sizes")
 
 
 def covered(row: Row) -> bool:
@@ -56,6 +57,7 @@ def report(found: Sequence[Row]) -> list[str]:
         *_options_table(of_kind["estimate"]),
         *_large_table(of_kind["large"]),
         *_independence(of_kind["independence"]),
+        *sizes_page.parts(of_kind["sizes"]),
     ]
 
 
@@ -76,6 +78,7 @@ def _main_table(chosen: Sequence[Row], ksg: Mapping[tuple[str, int], Row]) -> st
                 "seconds": f"{row.seconds['total']:.1f}",
                 "KSG": "" if other is None else f"{other.results['mi']:.3f}",
                 "its seconds": "" if other is None else f"{other.seconds['total']:.1f}",
+                "critic": row.results.get("critic", ""),
             }
         )
     return page.table(table)

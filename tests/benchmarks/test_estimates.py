@@ -12,7 +12,7 @@ import pytest
 
 import mi_jax
 from benchmarks.estimates import __main__ as command
-from benchmarks.estimates import cases, experiment, page
+from benchmarks.estimates import cases, experiment, page, sizes
 from benchmarks.estimates import independence as studies
 from benchmarks.lib import rows
 from mi_jax.estimation.cross_fitting import Seconds
@@ -82,7 +82,7 @@ def test_the_page_counts_what_its_rows_say():
     # The variance d rho² is 5 (1 - e^-0.8), so the narrowest half-width is 1.96 · 0.0166; one row has 0.01.
     for said in ("4 runs.", "67% are covered", "75% are unwarned", "half-width 0.50", "ones: 1.", "met: 2.", "21.0 s"):
         assert said in text
-    assert cells(text, "gaussian, d = 5, MI 2")[3:] == ["1.900 to 2.100", "yes", "met", "-", "10.0", "1.680", "0.2"]
+    assert cells(text, "gaussian, d = 5, MI 2")[3:-1] == ["1.900 to 2.100", "yes", "met", "-", "10.0", "1.680", "0.2"]
     assert cells(text, "cubic turned, d = 5, MI 2")[4:8] == ["**no**", "**missed**", "-", "10.0"]
     assert "permutation" not in text
     assert "## Many rows" not in text
@@ -220,3 +220,66 @@ def test_what_a_process_fails_of_is_told(stderr, message, tmp_path, capsys, monk
         command.main(["--out", str(tmp_path), "--match", "^gaussian, d = 1, MI 0$"])
     assert stopped.value.code == 2
     assert f"error: gaussian, d = 1, MI 0 failed: {message}\n" in capsys.readouterr().err
+
+
+# The study of sizes
+
+FAKE = """
+
+def estimate(x, y, key):
+    return Fake(float(x.mean()))
+class Fake:
+    def __init__(self, mean):
+        self.mi, self.interval, self.warnings, self.seconds = mean, (mean - 1, mean + 1), {"low": "text"}, (1, 2, 3)
+    def __repr__(self):
+        return "0.1 nats (smile, OneCritic in closed form, 5 folds)"
+"""
+
+
+def test_another_checkout_is_measured_on_the_same_data(tmp_path, monkeypatch):
+    (tmp_path / "mi_jax").mkdir()
+    (tmp_path / "mi_jax" / "__init__.py").write_text(FAKE)
+    monkeypatch.setattr(sizes, "GROUP", 3)
+    cell = sizes.Sized("gaussian, 1 + 1", 50, "other", str(tmp_path))
+    one, two = cell.measure(0), cell.measure(1)
+    assert sizes.covers(one.config) == (cell, [0])
+    assert [len(row.results["sets"]) for row in (one, two)] == [3, 3]
+    first = one.results["sets"][0]
+    assert (first["critic"], first["warnings"], first["parts"]) == ("OneCritic in closed form", ["low"], [1, 2, 3])
+    assert one.results["truth"] == 0.5
+    # The mean of x of each set: all of them are others.
+    means = [made["mi"] for row in (one, two) for made in row.results["sets"]]
+    assert len(set(means)) == 6
+    assert means == [made["mi"] for row in (cell.measure(0), cell.measure(1)) for made in row.results["sets"]]
+
+
+def test_every_family_is_measured_at_every_size(tmp_path):
+    assert len(sizes.cells()) == len(sizes.FAMILIES) * 3
+    assert set(sizes.BENT) < set(sizes.FAMILIES)
+    for make in sizes.FAMILIES.values():
+        assert 0 <= make().mi < 2.1
+    with pytest.raises(ValueError, match="--beside must be a checkout of mi_jax, got"):
+        sizes.cells(tmp_path)
+
+
+def sized(library, errors, warnings=(), half_width=0.2, family="gaussian, 1 + 1"):
+    sets = [
+        {"mi": 0.5 + error, "interval": [0.5 + error - half_width, 0.5 + error + half_width], "warnings": list(warnings),
+         "seconds": 9.0 - number, "critic": "C", "parts": [1, 2, 3]}
+        for number, error in enumerate(errors)
+    ]  # fmt: skip
+    return rows.Row("estimates", sizes.Sized(family, 200, library).config(0), {}, 0, {}, {"truth": 0.5, "sets": sets})
+
+
+def test_the_page_compares_both_libraries():
+    text = text_of(
+        sized("this", [0.01, -0.3]),
+        sized("this", [-0.3, 0.02], ["overfitting"], family="spiral, 3 + 3"),
+        sized("abc1234", [0.1, 0.1], half_width=0.4),
+    )
+    assert cells(text, "this, 200 rows")[1:] == [
+        "0.158", "2 of 4", "1 of 2", "1 of 2", "1 of 2", "0.50", "0", "9.0, 8.0"
+    ]  # fmt: skip
+    assert cells(text, "abc1234, 200 rows")[1:4] == ["0.100", "2 of 2", "2 of 2"]
+    assert cells(text, "gaussian, 1 + 1")[1:] == ["0.155; 1, 2 of 2", "0.100; 2, 2 of 2"]
+    assert cells(text, "spiral, 3 + 3")[1:] == ["0.160; 1, 0 of 2", ""]
