@@ -56,7 +56,7 @@ class FitConfig(NamedTuple):
       weight_decay: AdamW's, per unit of the learning rate.
       symmetric: whether InfoNCE contrasts in both directions.
       candidates: the configurations that are trained in the place of this one, whose critic stacks theirs.
-      closed_form: what is taken instead if it leaves nothing to learn; None if that is not tried.
+      closed_form: the configuration to use instead if it leaves nothing to learn; None to try none.
     """
 
     estimator: str
@@ -135,11 +135,12 @@ def make_config(
     learning_rate: float,
     patience: int,
     max_pairs: int,
-    by_default: bool = False,
+    try_closed_form: bool = False,
 ) -> FitConfig:
     """The configuration of these options, each checked; `benchmarks.estimates` measured the defaults.
 
-    If the critic is the one by default, a logistic estimator first tries the Gaussian one in closed form, without a network.
+    If it is to try a closed form, a logistic estimator whose critic starts from the Gaussian one has that one, without a
+    network, as `closed_form`.
 
     A stacked critic of a logistic estimator gets a candidate for each of its critics. A canonical one among them is trained
     by symmetric InfoNCE, against a whole batch, with noise and weight decay.
@@ -182,7 +183,7 @@ def make_config(
     candidates = tuple(_make_candidate(config, each, num_train) for each in stacked)
     starts = isinstance(candidates[0].critic if candidates else critic, networks.GaussianCritic)
     closed_form = None
-    if by_default and logistic and starts:
+    if try_closed_form and logistic and starts:
         closed_form = config._replace(critic=networks.GaussianCritic(hidden=()), rounds=0)
     return config._replace(candidates=candidates, closed_form=closed_form)
 

@@ -103,7 +103,8 @@ def choose_config(
     """
     closed_form, config = config.closed_form, config._replace(closed_form=None)
     fewest, columns = min(len(split.train) + len(split.valid) for split in splits), max(rows.x.shape[1], rows.y.shape[1])
-    if closed_form is None or not residual.has_enough_rows(fewest, columns):
+    independent = rows.positions is None  # otherwise the z-scores would be too large
+    if closed_form is None or not (independent and residual.has_enough_rows(fewest, columns)):
         return config, Seconds(0.0, 0.0, 0.0)
     order = np.arange(len(rows.x)) if order is None else order
     plan = layout.layout(len(splits), devices)
@@ -112,12 +113,14 @@ def choose_config(
     program = _kept(_compile_reading, closed_form, plan, _init, _NO_VARIABLES, _shapes_of_run(inputs))
     compiled = time.perf_counter()
     fits = plan.join(program({}, plan.place_inputs(inputs)))["gaussian"]["fit"]
-    left = []
+    z_scores = []
     for fold, split in enumerate(splits):
-        seen = np.concatenate([split.train, split.valid])
+        seen = np.concatenate([split.valid, split.train])[: residual.MOST_ROWS]
         fit = jax.tree.map(lambda leaf, fold=fold: leaf[fold], fits)
-        left.append(residual.beside_gaussian(fit, rows.x[seen], rows.y[order[seen]]))
-    return closed_form if residual.is_all(left) else config, Seconds(compiled - start, time.perf_counter() - compiled, 0.0)
+        z_scores.append(residual.score_gaussian(fit, rows.x[seen], rows.y[order[seen]]))
+    return closed_form if residual.leaves_nothing(z_scores) else config, Seconds(
+        compiled - start, time.perf_counter() - compiled, 0.0
+    )
 
 
 def fit_folds(
@@ -245,14 +248,14 @@ def _train(
         program.wait()
     compiled = time.perf_counter()
     run_program = lambda program, variables, given: plan.join(program(plan.place(variables), plan.place_inputs(given)))  # noqa: E731
-    trained, lasts = [], []
+    trained, lasts, to_train = [], [], [number for number, one in enumerate(candidates) if one.rounds]
     for number, (one, program) in enumerate(zip(candidates, programs, strict=True)):
         if not one.rounds:
             lasts.append(run_program(program, {}, inputs))
-            trained.append(_untrained(lasts[-1], len(runs_of)))
+            trained.append(_leave_untrained(one, lasts[-1], len(runs_of), prefix=bool(number)))
             continue
         drawn = jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys) if number else keys
-        fit = runs.run(program, drawn, _count_on(on_chunk, number, len(candidates)), inputs=inputs)
+        fit = runs.run(program, drawn, _count_on(on_chunk, to_train.index(number), len(to_train)), inputs=inputs)
         lasts.append(fit.states.train.variables)
         trained.append(_select(one, fit, prefix=bool(number)))
     whole = trained[0]
@@ -281,7 +284,7 @@ def _select(config: FitConfig, fit: training.Fit, *, prefix: bool) -> Fitted:
     start_loss = np.asarray(_logspace.masked_mean(states.start.losses, states.weights))
     with np.errstate(invalid="ignore"):
         lowest_loss = np.fmin.reduce(fit.history["validation_loss"], axis=1)
-    name = f"{critic_name(config.critic)}_" if prefix else ""
+    name = _name_losses(config, prefix).removesuffix("validation_loss")
     return Fitted(
         held_out=_NOT_READ_OUT,
         variables={"params": params, **states.train.constants},
@@ -295,17 +298,21 @@ def _select(config: FitConfig, fit: training.Fit, *, prefix: bool) -> Fitted:
     )
 
 
+def _name_losses(config: FitConfig, prefix: bool) -> str:
+    return f"{critic_name(config.critic)}_validation_loss" if prefix else "validation_loss"
+
+
 def _init(config: FitConfig, variables: Variables, inputs: training.Inputs) -> Variables:
-    """The variables that a fold starts from, fitted to its training rows; of a critic that draws none."""
+    """The variables that a fold starts from, fitted to its training rows. What is drawn is always the same."""
     del variables
     train = inputs.per_run.train
     return config.model().init(jax.random.key(0), *train.select(inputs.shared), train.weights)
 
 
-def _untrained(variables: Variables, number: int) -> Fitted:
-    """So many folds that stay where they started."""
+def _leave_untrained(config: FitConfig, variables: Variables, number: int, *, prefix: bool) -> Fitted:
+    """So many folds that stay where they started; for `prefix` see `_select`."""
     zero, unknown = np.zeros(number, np.int32), np.full(number, np.nan)
-    history = {"validation_loss": np.zeros((number, 0))}
+    history = {_name_losses(config, prefix): np.zeros((number, 0))}
     never = np.zeros(number, bool)
     return Fitted(_NOT_READ_OUT, variables, history, zero, zero, never, unknown, unknown, np.ones((number, 1)))
 

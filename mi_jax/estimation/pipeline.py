@@ -71,8 +71,9 @@ def estimate(
         of y whose relation is Gaussian, for bent relations; "stacked", both of these, weighed by their loss on validation
         pairs; "joint", "separable", "bilinear"; or a module, of `mi_jax.networks` or your own. By default "stacked" for
         "smile" and "js" with 2 columns or more on either side and at most 200 in all; otherwise "gaussian", and
-        "separable" with over 1,000 columns. By default, too, "smile" and "js" train nothing where the rows are enough to say
-        that the Gaussian log ratio of the ranked columns, in closed form, leaves nothing to learn.
+        "separable" with over 1,000 columns. By default, too, "smile" and "js" train nothing where independent rows, of at
+        most 20 columns a side, are enough to say that the Gaussian log ratio of the ranked columns, in closed form, leaves
+        nothing to learn.
       folds: how many test sets the rows are cut into, at least 2.
       repeats: how many times the rows are cut anew; 2 repeats test each row twice.
       key: a typed key; by default `jax.random.key(0)`. The same key gives the same estimate.
@@ -91,8 +92,8 @@ def estimate(
         of the number of pairs a row: `Estimate.diagnostics.ceiling`.
       permutations: how many permutations test independence; 999, say. The rows are cut into parts, each part is scored by a
         critic that trained on the parts before it, and the sum of its log ratios is compared with that after y is permuted
-        within the part: valid for independent rows, whatever the critics are. It costs about one estimate more. Groups and
-        blocks are permuted whole, with others of their size.
+        within the part: valid for independent rows, whatever the critics are. The critics are trained also where the
+        estimate needs no training. Groups and blocks are permuted whole, with others of their size.
       retrain: let each permuted data set go through the whole pipeline instead, which costs as many estimates; then 19
         permutations or more. A series is then turned around as a whole, by a block or more.
       confidence: level of the interval.
@@ -144,7 +145,7 @@ def estimate(
         learning_rate=learning_rate,
         patience=patience,
         max_pairs=max_pairs,
-        by_default=critic is None,
+        try_closed_form=critic is None and transform == "ranks",
     )
     keys = jax.random.split(fold_key, len(parts))
     run: dict[str, Any] = {"devices": devices, "on_chunk": on_chunk}
@@ -244,12 +245,19 @@ def _fit_sets(
     data: list[tuple[FitConfig, Fitted]] = []
     means = np.zeros(count)
     seconds = Seconds(0.0, 0.0, 0.0)
-    waiting: dict[FitConfig, list[tuple[int, np.ndarray]]] = {}
+    # By whether they are in closed form: a configuration need not be hashable.
+    waiting: dict[bool, list[tuple[int, np.ndarray]]] = {True: [], False: []}
+    configs: dict[bool, FitConfig] = {}
+    filled = set[bool]()  # those whose program for a full group is there: the last group is padded to it
 
-    def fit_waiting(config: FitConfig) -> None:
+    def fit_waiting(untrained: bool) -> None:
         nonlocal seconds
-        numbers, group = zip(*waiting.pop(config), strict=True)
-        fitted, spent = fit(config, orders=list(group + group[:1] * (size - len(group))))
+        numbers, group = zip(*waiting[untrained], strict=True)
+        waiting[untrained], config = [], configs[untrained]
+        padding = size - len(group) if untrained in filled else 0
+        if len(group) == size:
+            filled.add(untrained)
+        fitted, spent = fit(config, orders=list(group + group[:1] * padding))
         if numbers[0] == 0:
             data.append((config, jax.tree.map(np.array, fitted[0])))  # copied, so that the other sets can be freed
         means[list(numbers)] = [combine.average(combine.estimate_per_fold(one), parts) for one in fitted[: len(group)]]
@@ -258,11 +266,14 @@ def _fit_sets(
     for number, order in enumerate(orders):
         config, spent = choose(order=order)
         seconds = seconds.plus(spent)
-        waiting.setdefault(config, []).append((number, order))
-        if len(waiting[config]) == size:
-            fit_waiting(config)
-    for config in list(waiting):
-        fit_waiting(config)
+        untrained = config.rounds == 0
+        configs[untrained] = config
+        waiting[untrained].append((number, order))
+        if len(waiting[untrained]) == size:
+            fit_waiting(untrained)
+    for untrained in (True, False):
+        if waiting[untrained]:
+            fit_waiting(untrained)
     return _Sets(*data[0], means[1:], seconds)
 
 

@@ -15,30 +15,30 @@ FAR = 4.0  # where coordinates are clipped, in standard deviations
 WAVES, FEWEST_WAVES, MOST_WAVES = 40, 2, 16  # cosines of all columns together, and of one column
 DIRECTIONS = 30
 LEAST_VARIANCE = 1e-4  # directions in which the features vary less, as a share of the largest, are left out
-LARGEST = (
-    1.25  # the mean z-score of the folds up to which nothing is left to learn: they share rows, and spread by about 0.7
-)
+# The mean z-score of the folds up to which nothing is left to learn. They share rows, and their mean spreads by about 0.7.
+LARGEST = 1.25
+MOST_COLUMNS = 20  # a side; with more, products of columns are not seen
 
 
-def is_all(left: Sequence[float]) -> bool:
-    """Whether the log ratios of all folds leave nothing to learn, by what each of them leaves."""
-    return float(np.mean(left)) < LARGEST
+def leaves_nothing(z_scores: Sequence[float]) -> bool:
+    """Whether the log ratios of all folds leave nothing to learn, by the z-score of each."""
+    return float(np.mean(z_scores)) < LARGEST
 
 
-def beside_gaussian(fit: GaussianFit, x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> float:
-    """What the Gaussian log ratio leaves to learn about rows: `dependence_left`.
+def score_gaussian(fit: GaussianFit, x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> float:
+    """The z-score of what rows say against the Gaussian log ratio: `score_residual`.
 
     Args:
       fit: of these rows, or of most of them.
       x: (n, dx) rows, in random order.
       y: (n, dy) their partners.
     """
-    return dependence_left(gaussian_log_ratio(fit), *canonical_rows(fit, x, y))
+    return score_residual(gaussian_log_ratio(fit), *canonical_rows(fit, x, y))
 
 
 def has_enough_rows(number: int, columns: int) -> bool:
     """Whether so many rows can say what is left, with so many columns on the wider side."""
-    return min(number, MOST_ROWS) >= ROWS_A_FEATURE * _count_features(columns)
+    return columns <= MOST_COLUMNS and number >= ROWS_A_FEATURE * _count_features(columns)
 
 
 def canonical_rows(
@@ -64,7 +64,7 @@ def gaussian_log_ratio(fit: GaussianFit) -> Callable[[np.ndarray, np.ndarray], n
     return log_ratio
 
 
-def dependence_left(
+def score_residual(
     log_ratio: Callable[[np.ndarray, np.ndarray], np.ndarray], x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]
 ) -> float:
     """The z-score of what rows say against a log ratio T: about standard normal if T is right, positive if it is not.
@@ -74,7 +74,7 @@ def dependence_left(
     Σ_g ⟨R_g, R_-g⟩ is compared with its standard error, where R_-g is the mean of the other groups.
 
     The features are, of rows whose covariance is 1: each column, cosines of its normal distribution function, the length of
-    the row and its square, columns times these, and cosines of random projections; all decorrelated.
+    the row and its square, each column times these two, and cosines of random projections. They are decorrelated.
 
     Args:
       log_ratio: T of all pairs of (m, dx) and (m, dy) rows.
@@ -82,14 +82,15 @@ def dependence_left(
       y: (n, dy) their partners.
 
     Returns:
-      z; infinite if there are fewer than 50 rows for each feature, and nothing can be said.
+      z; infinite where nothing can be said, as there are fewer than 50 rows for each feature, over 20 columns on a side, or
+      columns so far from unit scale that no feature varies.
 
     Example:
       >>> import numpy as np
-      >>> from mi_jax.estimation.residual import dependence_left
+      >>> from mi_jax.estimation.residual import score_residual
       >>> x, noise = np.random.default_rng(0).normal(size=(2, 2_000, 1))
       >>> nothing = lambda x, y: np.zeros((len(x), len(y)))
-      >>> dependence_left(nothing, x, noise) < 3 < dependence_left(nothing, x, 0.8 * (x**2 - 1) / 2**0.5 + 0.6 * noise)
+      >>> score_residual(nothing, x, noise) < 3 < score_residual(nothing, x, 0.8 * (x**2 - 1) / 2**0.5 + 0.6 * noise)
       True
 
     Source: Rao (1948), "Large sample tests of statistical hypotheses", for tests by the score; Gretton et al. (2012), "A
@@ -113,7 +114,8 @@ def dependence_left(
     variances = [_variance_along(other, *group) for other, group in zip(others, groups, strict=True)]
     # Each product of two groups is there twice.
     error = math.sqrt(2 * sum(variances))
-    return float(products.sum() / error) if error else 0.0
+    z = float(products.sum() / error) if error else math.inf
+    return z if math.isfinite(z) else math.inf
 
 
 def _logistic(values: np.ndarray) -> Float[np.ndarray, "m m"]:
@@ -171,6 +173,6 @@ def _decorrelated(features: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n q"
     """The features of mean 0 and covariance 1, as float32."""
     centred = features - features.mean(axis=0)
     variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
-    varies = variances > LEAST_VARIANCE * variances[-1]
+    varies = variances > LEAST_VARIANCE * max(variances[-1], LEAST_VARIANCE)
     result: np.ndarray = np.asarray(centred @ (axes[:, varies] / np.sqrt(variances[varies])), np.float32)
     return result

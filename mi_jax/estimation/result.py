@@ -161,7 +161,7 @@ class Estimate:
         for fold, (values, best) in enumerate(zip(losses, self.diagnostics.best_step, strict=True)):
             steps = EVERY * (1 + np.arange(values.size))
             (line,) = left.plot(steps, values, lw=1, label=f"fold {fold}")
-            if best:
+            if 0 < best <= EVERY * values.size:  # of a stack, it may be another critic's
                 left.plot(best, values[best // EVERY - 1], "o", ms=4, color=line.get_color())
         trained = "Training (dot: read out there; none: at the start)"
         left.set(xlabel="step", ylabel="validation loss", title=trained if self.config.rounds else "Nothing to train")

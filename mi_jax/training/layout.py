@@ -105,14 +105,19 @@ class Compiled:
     """A program that XLA compiles in a thread beside others; a call waits for it."""
 
     def __init__(self, lowered: Any):
-        self._program = _threads().submit(lowered.compile)
+        self._lowered = lowered
+        self._program: Any = _threads().submit(lowered.compile)
 
     def __call__(self, *arguments: Any) -> Any:
         return self.wait()(*arguments)
 
     def wait(self) -> Any:
-        """Wait until it is compiled; returns JAX's compiled program."""
-        return self._program.result()
+        """Wait until it is compiled; returns JAX's compiled program. If that failed, it is tried again."""
+        program, self._program = self._program, None
+        compiled = self._lowered.compile() if program is None else program.result()
+        self._program = concurrent.futures.Future()
+        self._program.set_result(compiled)
+        return compiled
 
 
 @functools.cache

@@ -34,7 +34,7 @@ class Program(NamedTuple):
       trainer: what was compiled.
       key: the shape of one key.
       inputs: the shapes of the inputs of one run, as `trainer.init` takes them.
-      compile_seconds: what compiling took.
+      compile_seconds: what compiling took; without what goes on in threads, if that was not waited for.
     """
 
     init: Any

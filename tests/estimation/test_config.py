@@ -45,17 +45,17 @@ def test_only_nwj_has_an_offset():
     assert {name for name, offset in offsets.items() if offset} == {"nwj"}
 
 
-def test_a_closed_form_is_tried_by_default_alone():
-    """Of the logistic estimators, with a critic that starts from it."""
+def test_a_closed_form_is_tried_where_it_is_asked_for():
+    """The estimator must be logistic, and the critic must start from it."""
     closed_form = networks.GaussianCritic(hidden=())
     for estimator, critic in (("smile", "gaussian"), ("js", "stacked")):
-        config = make(estimator, critic, by_default=True)
+        config = make(estimator, critic, try_closed_form=True)
         assert config.rounds > 0
         assert (config.closed_form.critic, config.closed_form.rounds) == (closed_form, 0)
         assert config.closed_form.max_pairs == config.max_pairs
         assert make(estimator, critic).closed_form is None
-    assert make("smile", "separable", by_default=True).closed_form is None
-    assert make("infonce", "gaussian", by_default=True).closed_form is None
+    assert make("smile", "separable", try_closed_form=True).closed_form is None
+    assert make("infonce", "gaussian", try_closed_form=True).closed_form is None
 
 
 def test_what_is_in_closed_form_is_not_trained():

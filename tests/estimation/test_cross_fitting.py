@@ -145,13 +145,16 @@ def test_the_closed_form_is_chosen_where_it_leaves_nothing_to_learn(bend, chosen
     assert cross_fitting.choose_config(CHOICE, shuffled, parts, order=np.argsort(np.argsort(order)))[0] == chosen
 
 
-def test_few_rows_or_no_closed_form_leave_no_choice(rows):
+def test_few_or_dependent_rows_or_no_closed_form_leave_no_choice(rows):
+    many = draw_for_choice(0.0)
+    parts = make_splits(make_units(ENOUGH), FOLDS, 1, np.random.default_rng(0))
+    assert cross_fitting.choose_config(CHOICE, many._replace(positions=np.arange(ENOUGH) / 2), parts)[0] == GAUSSIAN
     assert cross_fitting.choose_config(CHOICE, rows, PARTS)[0] == GAUSSIAN
     assert cross_fitting.choose_config(GAUSSIAN, rows, PARTS) == (GAUSSIAN, (0.0, 0.0, 0.0))
 
 
 def test_test_rows_have_no_part_in_the_choice():
-    """Of the one fold whose they are."""
+    """The rows of y that test a fold are bent; the choice of that fold alone stays what it was."""
     parts = make_splits(make_units(ENOUGH), FOLDS, 1, np.random.default_rng(0))[:1]
     rows, bent = draw_for_choice(0.0), draw_for_choice(1.0)
     rows.y[parts[0].test] = bent.y[parts[0].test]
@@ -355,6 +358,20 @@ STACK = BILINEAR._replace(
         ),
     ),
 )
+
+
+def test_a_stack_may_hold_a_closed_form(rows):
+    """In either place; only what is trained is reported and has a history."""
+    closed_form, trained = CLOSED_FORM.critic, STACK.candidates[0]
+    for parts in ((CLOSED_FORM, trained), (trained, CLOSED_FORM)):
+        reports = []
+        config = BILINEAR._replace(critic=networks.StackedCritic(tuple(one.critic for one in parts)), candidates=parts)
+        (found,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS, on_chunk=reports.append)
+        assert (reports[-1].done, reports[-1].steps) == (trained.rounds, trained.rounds)
+        names = ("validation_loss", f"{'gaussian' if parts[1] is CLOSED_FORM else 'bilinear'}_validation_loss")
+        rounds = [found.history[name].shape[1] for name in names]
+        assert rounds == [one.rounds for one in parts]
+    assert closed_form == networks.GaussianCritic(hidden=())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from mi_jax import tasks
 from mi_jax.estimation import residual
 from mi_jax.estimation.columns import fit_columns
-from mi_jax.estimation.residual import beside_gaussian, dependence_left
+from mi_jax.estimation.residual import score_gaussian, score_residual
 from mi_jax.networks import GaussianCritic
 from mi_jax.networks.gaussian import gaussian_fit
 
@@ -66,7 +66,7 @@ def test_a_right_log_ratio_leaves_nothing():
     for mi in (0.0, 1.0, 5.0):
         task = tasks.gaussian(2, mi)
         x, y = map(np.asarray, task.sample(jax.random.key(3), 3_000))
-        assert abs(dependence_left(exact(task), x, y)) < 3
+        assert abs(score_residual(exact(task), x, y)) < 3
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_right_log_ratio_leaves_nothing():
 def test_z_is_about_standard_normal_for_a_right_log_ratio(dim, mi, n):
     """The mean of 100 is known to 0.1, and the spread to 0.07."""
     task = tasks.gaussian(dim, mi)
-    z = [dependence_left(exact(task), *map(np.asarray, task.sample(jax.random.key(seed), n))) for seed in range(100)]
+    z = [score_residual(exact(task), *map(np.asarray, task.sample(jax.random.key(seed), n))) for seed in range(100)]
     assert abs(np.mean(z)) < 0.4
     assert 0.75 < np.std(z) < 1.25
 
@@ -91,7 +91,7 @@ BENT = {
 @pytest.mark.parametrize("name", BENT)
 def test_what_is_not_normal_is_seen(name):
     x, y = draw(BENT[name], 0, 6_000)
-    assert beside_gaussian(fit(x, y), x, y) > 3
+    assert score_gaussian(fit(x, y), x, y) > 3
 
 
 @pytest.mark.parametrize("dims", [(1, 1), (3, 2)])
@@ -99,15 +99,15 @@ def test_a_normal_law_leaves_nothing(dims):
     x, y = np.random.default_rng(1).normal(size=(2, 8_000, max(dims)))
     y = y[:, : dims[1]] + x[:, : dims[1]]
     x, y = (fit_columns(rows, "rows")(rows) for rows in (x, y))
-    assert abs(beside_gaussian(fit(x, y), x, y)) < 3
+    assert abs(score_gaussian(fit(x, y), x, y)) < 3
     few = residual.ROWS_A_FEATURE * residual._count_features(max(dims)) - 1
-    assert beside_gaussian(fit(x, y), x[:few], y[:few]) == np.inf
+    assert score_gaussian(fit(x, y), x[:few], y[:few]) == np.inf
 
 
 def test_folds_are_judged_together():
-    assert residual.is_all([2.0, -0.5, 0.0])
-    assert not residual.is_all([2.0, 1.5, 1.0])
-    assert not residual.is_all([np.inf, -1.0])
+    assert residual.leaves_nothing([2.0, -0.5, 0.0])
+    assert not residual.leaves_nothing([2.0, 1.5, 1.0])
+    assert not residual.leaves_nothing([np.inf, -1.0])
 
 
 def test_the_log_ratio_is_that_of_the_critic():
@@ -118,3 +118,11 @@ def test_the_log_ratio_is_that_of_the_critic():
     ours = residual.gaussian_log_ratio(variables["gaussian"]["fit"])
     scores = ours(*residual.canonical_rows(variables["gaussian"]["fit"], x, y))
     np.testing.assert_allclose(scores, GaussianCritic(hidden=()).apply(variables, x, y), atol=2e-3)
+
+
+def test_where_nothing_can_be_said_something_may_be_left():
+    """Rows without variance, and more columns than the features serve."""
+    x = np.random.default_rng(0).normal(size=(2_000, 1))
+    assert score_residual(lambda x, y: np.zeros((len(x), len(y))), x, 0 * x) == np.inf
+    assert residual.has_enough_rows(10**6, 20)
+    assert not residual.has_enough_rows(10**6, 21)

@@ -42,3 +42,21 @@ def test_shared_inputs_are_held_once_a_device(mapped):
         per_run=jax.ShapeDtypeStruct((5,), jnp.int32), shared=jax.ShapeDtypeStruct((7, 3), jnp.float32)
     )
     assert jax.tree.map(jnp.shape, plan.placed_shapes(run_shapes)) == jax.tree.map(jnp.shape, placed)
+
+
+def test_a_program_that_failed_to_compile_is_tried_again():
+    """As memory may have been short."""
+    tries = []
+
+    class Lowered:
+        def compile(self):
+            tries.append(1)
+            if len(tries) == 1:
+                raise RuntimeError("no memory")
+            return lambda x: x + 1
+
+    program = layout.Compiled(Lowered())
+    with pytest.raises(RuntimeError, match="no memory"):
+        program(1)
+    assert [program(1), program(2)] == [2, 3]
+    assert len(tries) == 2
