@@ -22,7 +22,7 @@ from mi_jax.tasks import Task
 
 SIZES = (200, 1_000, 10_000)
 GROUP = 10  # data sets in a row; one process makes their estimates, so that one compilation serves all
-ROOT_KEY = 20  # of data that no default was tuned on
+ROOT_KEY = 20  # draws data on which no default was tuned
 THIS = "this"
 
 
@@ -48,9 +48,8 @@ FAMILIES: Mapping[str, Callable[[], Task]] = {
     "spiral, 5 + 5": lambda: _spiral(5),
     "spiral, 25 + 25": lambda: _spiral(25),
 }
-BENT = ("Swiss roll, 2 + 1", "spiral, 3 + 3", "spiral, 5 + 5", "spiral, 25 + 25")
 
-# It runs with either mi_jax, and so knows only what both have.
+# It runs with either mi_jax, and so it uses only what both have.
 ESTIMATE = """
 import json, sys, time
 start = time.perf_counter()

@@ -198,21 +198,12 @@ def _read_out_scores(
 
 
 def _map_alike(function: Callable[[Pairs], evaluation.PairSums], *parts: Pairs) -> Sequence[evaluation.PairSums]:
-    """The function of each part; of parts of one shape it is compiled once."""
+    """The function of each part. If the parts have one shape, it is compiled once."""
     shapes = {(len(part.x_rows), part.count is None) for part in parts}
     if len(shapes) > 1:
         return [function(part) for part in parts]
-    groups = []
-
-    def keep_group(part: Pairs) -> evaluation.PairSums:
-        sums = function(part)
-        groups.append(sums.group)
-        return sums._replace(group=jnp.asarray(sums.group))
-
-    mapped = jax.lax.map(keep_group, jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))
-    each = [jax.tree.map(lambda leaf, place=place: leaf[place], mapped) for place in range(len(parts))]
-    # A number that is known before the program runs stays one.
-    return [sums._replace(group=groups[0]) if isinstance(groups[0], int) else sums for sums in each]
+    mapped = jax.lax.map(function, jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))
+    return [jax.tree.map(lambda leaf, number=number: leaf[number], mapped) for number in range(len(parts))]
 
 
 def _quantile(values: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Float[Array, ""]:

@@ -113,11 +113,13 @@ class Compiled:
 
     def wait(self) -> Any:
         """Wait until it is compiled; returns JAX's compiled program. If that failed, it is tried again."""
-        program, self._program = self._program, None
-        compiled = self._lowered.compile() if program is None else program.result()
-        self._program = concurrent.futures.Future()
-        self._program.set_result(compiled)
-        return compiled
+        if self._program is None:
+            self._program = _threads().submit(self._lowered.compile)
+        try:
+            return self._program.result()
+        except Exception:
+            self._program = None  # these programs are kept, and a failure, such as too little memory, must not be
+            raise
 
 
 @functools.cache
