@@ -12,6 +12,7 @@ PACKAGE = ROOT / "mi_jax"
 LAYERS = [
     "_checks",
     "_files",
+    "_threads",
     "sub_batches",
     "lazy_scores",
     "_scores",
@@ -54,7 +55,9 @@ LAYERS = [
     "training",
     "evaluation",
     "estimation.inputs",
+    "estimation.components",
     "estimation.columns",
+    "estimation.coordinates",
     "estimation.units",
     "estimation.splits",
     "estimation.config",

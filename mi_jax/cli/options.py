@@ -34,7 +34,8 @@ CRITICS = {
     "bilinear": "x times a matrix times y. The simplest.",
 }
 TRANSFORMS = {
-    "ranks": "Replaces each column by its ranks, spread like a normal variable. Outliers do no harm. The default.",
+    "ranks": "Replaces each column by its ranks, spread like a normal variable. Outliers do no harm.",
+    "components": "Takes the columns for linear mixtures of independent variables, and replaces each of these by its ranks.",
     "standardize": "Brings each column to mean 0 and standard deviation 1.",
     "none": "Changes nothing.",
 }
@@ -66,7 +67,10 @@ OPTIONS: Mapping[str, Option] = {
     "folds": Option(int, 5, "Into how many parts to cut the rows. Each part is tested by a fit to the others."),
     "repeats": Option(int, 1, "How often to cut the rows anew, and average the results."),
     "transform": Option(
-        click.Choice(list(TRANSFORMS)), "ranks", "What to do to each column first; `mi-jax list` explains the choices."
+        click.Choice(list(TRANSFORMS)),
+        None,
+        "What to do to the columns first; `mi-jax list` explains the choices. By default ranks; components where that makes "
+        "more of a Gaussian relation.",
     ),
     "tau": Option(
         float,

@@ -101,7 +101,7 @@ def _describe_run(result: Estimate, samples: Samples, seconds: Mapping[str, floa
 
 def _describe_fit(result: Estimate) -> str:
     config = result.config.candidates[0] if result.config.candidates else result.config
-    critic = result.describe_critic() or ", densities"
+    critic = (result.describe_critic() or ", densities") + result.describe_components()
     if not result.config.rounds:
         return f"{config.estimator}{critic}, with nothing to train"
     against = "" if config.critic is None else f", each x against {config.sub_batch - 1} other y"

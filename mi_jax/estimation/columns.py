@@ -1,13 +1,14 @@
-"""Checks columns and rescales each by a strictly increasing map, which leaves MI unchanged."""
+"""Checks columns and rescales each by a strictly increasing map, or unmixes them first; both leave MI unchanged."""
 
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
 
+from mi_jax.estimation.components import depend_linearly, unmix
 from mi_jax.estimation.inputs import as_rows
 
-Transform = Literal["ranks", "standardize", "none"]
+Transform = Literal["ranks", "components", "standardize", "none"]
 
 
 class Columns(NamedTuple):
@@ -21,6 +22,7 @@ class Columns(NamedTuple):
       constant, duplicated: the numbers of the columns left out for either reason.
       knots: for each column used, values in increasing order.
       images: for each column used, what these values become. The map is linear between them, and beyond them.
+      unmixing: the matrix to which the columns used are multiplied before they are mapped; None to leave them as they are.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Columns(NamedTuple):
     duplicated: np.ndarray
     knots: tuple[np.ndarray, ...]
     images: tuple[np.ndarray, ...]
+    unmixing: Float[np.ndarray, "d d"] | None = None
 
     def __call__(self, rows: Any) -> Float[np.ndarray, "n d"]:
         """Rows of the same shape, transformed, as float32.
@@ -40,9 +43,9 @@ class Columns(NamedTuple):
         flat = as_rows(rows, self.name)
         if np.shape(rows)[1:] != self.shape:
             raise ValueError(f"{self.name} must have rows of shape {self.shape}, got {np.shape(rows)[1:]}")
-        columns = zip(self.kept, self.knots, self.images, strict=True)
         with np.errstate(over="ignore", invalid="ignore"):
-            images = np.stack([_map_through(flat[:, place], *table) for place, *table in columns], axis=1).astype(np.float32)
+            tables = zip(_multiply(flat[:, self.kept], self.unmixing).T, self.knots, self.images, strict=True)
+            images = np.stack([_map_through(*each) for each in tables], axis=1).astype(np.float32)
         if not np.isfinite(images).all():
             largest = np.abs(flat).max()
             raise ValueError(f"{self.name} must be within float32 once transformed, got entries up to {largest:.3g}")
@@ -50,13 +53,14 @@ class Columns(NamedTuple):
 
 
 def fit_columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns:
-    """Fit the map of each column to these rows. It sees one column at a time, so it cannot see how rows are paired.
+    """Fit the map of each column to these rows. It sees one side alone, so it cannot see how rows are paired.
 
     Formula: "ranks" takes a value of mid-rank r among n to the normal quantile Φ⁻¹((r - ½) / n), its normal score;
-    "standardize" takes v to (v - mean) / sd; "none" leaves it.
+    "standardize" takes v to (v - mean) / sd; "none" leaves it. "components" takes the columns to their independent
+    components, by `unmix`, and these to their normal scores.
 
-    All three are strictly increasing on the values seen, so the MI of these rows is that of the transformed ones. Ranks
-    make every marginal normal, so heavy tails do no harm; ties stay ties.
+    All are one-to-one on the values seen, so the MI of these rows is that of the transformed ones. Ranks make every marginal
+    normal, so heavy tails do no harm; ties stay ties.
 
     Args:
       rows: (n, *shape) samples.
@@ -67,7 +71,8 @@ def fit_columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns
       `Columns`, to be called with rows.
 
     Raises:
-      ValueError: if all columns are constant, there is no such transform, or as `as_rows`.
+      ValueError: if all columns are constant, there is no such transform, components are to be found in columns that
+        depend on one another linearly, or as `as_rows`.
       TypeError: as `as_rows`.
 
     Example:
@@ -87,7 +92,9 @@ def fit_columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns
     # Compares columns by their bytes; adding 0 makes -0 equal to 0. np.unique would sort whole columns.
     first = {(flat[:, place] + 0.0).tobytes(): place for place in candidates[::-1]}
     kept = np.array(sorted(first.values()))
-    tables = [_table(flat[:, place], transform) for place in kept]
+    used = flat[:, kept]
+    unmixing = _unmix(used, name) if transform == "components" and kept.size > 1 else None
+    tables = [_table(column, transform) for column in _multiply(used, unmixing).T]
     return Columns(
         name=name,
         shape=tuple(np.shape(rows)[1:]),
@@ -96,12 +103,25 @@ def fit_columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns
         duplicated=np.setdiff1d(candidates, kept),
         knots=tuple(knots for knots, _ in tables),
         images=tuple(images for _, images in tables),
+        unmixing=unmixing,
     )
+
+
+def _unmix(columns: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "d d"]:
+    if depend_linearly(columns):
+        text = f'{name} must have columns that do not depend on one another linearly with transform="components"'
+        raise ValueError(f'{text}, got {len(columns)} rows of {columns.shape[1]} columns that do: take transform="ranks"')
+    return unmix(columns)
+
+
+def _multiply(columns: Float[np.ndarray, "n d"], unmixing: Float[np.ndarray, "d d"] | None) -> Float[np.ndarray, "n d"]:
+    """The columns, unmixed; each row alone, as BLAS would add up many rows in another order than one."""
+    return columns if unmixing is None else np.einsum("nd,dk->nk", columns, unmixing)
 
 
 def _table(column: Float[np.ndarray, " n"], transform: Transform) -> tuple[np.ndarray, np.ndarray]:
     """A column's map as knots and their images."""
-    if transform == "ranks":
+    if transform in ("ranks", "components"):
         from scipy import special  # slow to import, and not needed by a call of a bound
 
         values, counts = np.unique(column, return_counts=True)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mi_jax import _logspace, training
+from mi_jax import _logspace, _threads, training
 from mi_jax.estimation import fold_trainer, residual, stacking
 from mi_jax.estimation.config import FitConfig, critic_name
 from mi_jax.estimation.fold_trainer import TrainRows
@@ -113,11 +113,12 @@ def choose_config(
     program = _kept(_compile_reading, closed_form, plan, _init, _NO_VARIABLES, _shapes_of_run(inputs))
     compiled = time.perf_counter()
     fits = plan.join(program({}, plan.place_inputs(inputs)))["gaussian"]["fit"]
-    z_scores = []
-    for fold, split in enumerate(splits):
+
+    def score(fold: int, split: Split) -> float:
         seen = np.concatenate([split.valid, split.train])[: residual.MOST_ROWS]
-        fit = jax.tree.map(lambda leaf, fold=fold: leaf[fold], fits)
-        z_scores.append(residual.score_gaussian(fit, rows.x[seen], rows.y[order[seen]]))
+        return residual.score_gaussian(jax.tree.map(lambda leaf: leaf[fold], fits), rows.x[seen], rows.y[order[seen]])
+
+    z_scores = _threads.run_beside([functools.partial(score, *each) for each in enumerate(splits)])
     return closed_form if residual.leaves_nothing(z_scores) else config, Seconds(
         compiled - start, time.perf_counter() - compiled, 0.0
     )

@@ -29,7 +29,7 @@ def warn_of_data(
       independent: whether rows are taken for independent of one another, and not for groups or blocks.
     """
     warnings = warn_of_columns(*columns)
-    if transform != "ranks":  # ranks keep values apart
+    if transform not in ("ranks", "components"):  # ranks keep values apart
         for side in zip(columns, rows, raw, strict=True):
             warnings |= warn_of_transform(*side)
     warnings |= warn_of_repeats(*raw) | (warn_of_order(rows, raw) if independent else {})

@@ -85,7 +85,7 @@ class Estimate:
 
     def _describe_fit(self) -> str:
         folds = f"{len(self.per_fold)} fold{'s' if len(self.per_fold) > 1 else ''}"
-        return f"{self.config.estimator}{self.describe_critic()}, {folds}"
+        return f"{self.config.estimator}{self.describe_critic()}{self.describe_components()}, {folds}"
 
     def describe_critic(self) -> str:
         """The critic, or those candidates that have any weight, with its mean over the folds."""
@@ -98,6 +98,11 @@ class Estimate:
         if len(kept) == 1 and set(kept[0][1]) == {1.0}:
             return f", {kept[0][0]}"
         return ", " + " + ".join(f"{np.mean(each):.2f} {name}" for name, each in kept)
+
+    def describe_components(self) -> str:
+        """Of which sides independent components were taken for columns."""
+        unmixed = [columns.name for columns in self.columns if columns.unmixing is not None]
+        return f", components of {' and '.join(unmixed)}" if unmixed else ""
 
     def in_bits(self) -> "Estimate":
         """The same estimate in bits; `diagnostics`, `history` and `independence` stay in nats."""

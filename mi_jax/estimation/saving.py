@@ -19,7 +19,7 @@ from mi_jax.estimation.cross_fitting import Seconds
 from mi_jax.estimation.diagnostics import Diagnostics
 from mi_jax.estimation.units import Units
 
-FORMAT = 4
+FORMAT = 5
 _NUMBERS = ("mi", "stderr", "interval", "allowance", "confidence", "unit")
 _TUPLES = ("best_step", "last_step", "diverged")  # of the diagnostics
 _TESTED = ("per_part", "statistics")  # of the test of independence
@@ -35,6 +35,7 @@ def save(estimate: Any, path: str | Path) -> None:
         parts = {name: getattr(columns, name) for name in _PLACES}
         parts |= {f"knots/{place}": knots for place, knots in enumerate(columns.knots)}
         parts |= {f"images/{place}": images for place, images in enumerate(columns.images)}
+        parts |= {} if columns.unmixing is None else {"unmixing": columns.unmixing}
         arrays |= {f"{columns.name}/{part}": values for part, values in parts.items()}
     if estimate.independence is not None:
         arrays |= {name: getattr(estimate.independence, name) for name in _TESTED}
@@ -91,6 +92,7 @@ def _restore(about: dict[str, Any], arrays: Mapping[str, np.ndarray], critic: nn
             shape=tuple(shape),
             knots=_numbered(arrays, f"{name}/knots/"),
             images=_numbered(arrays, f"{name}/images/"),
+            unmixing=arrays.get(f"{name}/unmixing"),
             **{part: arrays[f"{name}/{part}"] for part in _PLACES},
         )
         for name, shape in zip(("x", "y"), about["shapes"], strict=True)

@@ -8,10 +8,11 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from mi_jax.estimation.columns import fit_columns
+from mi_jax.estimation.components import unmix
 from mi_jax.estimation.inputs import as_rows
 
-TRANSFORMS = ("ranks", "standardize", "none")
-every_transform = pytest.mark.parametrize("transform", TRANSFORMS)
+TRANSFORMS = ("ranks", "standardize", "none", "components")  # the last is tried where each column is mapped alone
+every_transform = pytest.mark.parametrize("transform", TRANSFORMS[:3])
 rng = np.random.default_rng(0)
 
 
@@ -99,7 +100,7 @@ def test_what_does_not_fit_float32_is_refused():
         fit_columns(np.arange(3.0), "y")(np.array([1e300]))
 
 
-@every_transform
+@pytest.mark.parametrize("transform", TRANSFORMS)
 def test_new_rows_between_and_beyond_the_old_ones_keep_their_order(transform):
     seen = np.array([-2.0, -1.5, 0.0, 0.1, 0.1, 4.0, 10.0])
     new = np.sort(np.concatenate([np.linspace(-50, 50, 201), seen]))
@@ -145,6 +146,28 @@ def test_constant_and_duplicated_columns_are_left_out(transform):
     np.testing.assert_array_equal(columns.constant, [0, 4])
     np.testing.assert_array_equal(columns.duplicated, [3, 5, 6])
     np.testing.assert_array_equal(columns(x), transformed(np.stack([a, b, -a], axis=1), transform))
+
+
+def test_components_are_the_normal_scores_of_unmixed_columns():
+    x = np.random.default_rng(1).laplace(size=(500, 3)) @ np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [1.0, -1.0, 0.0]])
+    columns = fit_columns(x, "x", "components")
+    np.testing.assert_allclose(columns.unmixing, unmix(x), rtol=1e-9)
+    np.testing.assert_allclose(columns(x), transformed(x @ columns.unmixing), atol=1e-6)
+    np.testing.assert_array_equal(columns(x[7:9]), columns(x)[7:9])
+
+
+def test_components_of_what_varies():
+    x = np.random.default_rng(1).laplace(size=(500, 2))
+    with_others = np.stack([x[:, 0], np.ones(500), x[:, 1], x[:, 0]], axis=1)
+    np.testing.assert_array_equal(transformed(with_others, "components"), transformed(x, "components"))
+
+
+@pytest.mark.parametrize("x", [rng.standard_normal((50, 2)) @ rng.standard_normal((2, 3)), rng.standard_normal((4, 4))])
+def test_components_of_columns_that_depend_on_one_another(x):
+    with pytest.raises(
+        ValueError, match=r"x must have columns that do not depend .* of \d columns that do: take transform="
+    ):
+        fit_columns(x, "x", "components")
 
 
 def test_nothing_is_left_out_of_columns_that_differ():
@@ -222,7 +245,7 @@ def test_rows_without_values_are_refused():
 
 @pytest.mark.parametrize("transform", ["rank", None, 3, ["ranks"]])
 def test_an_unknown_transform(transform):
-    with pytest.raises(ValueError, match="transform must be one of ranks, standardize, none, got "):
+    with pytest.raises(ValueError, match="transform must be one of ranks, components, standardize, none, got "):
         fit_columns(np.arange(3.0), "x", transform)
 
 

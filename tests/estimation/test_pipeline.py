@@ -195,6 +195,31 @@ def test_other_transforms(data, transform):
     assert closed(*data, transform=transform).mi == pytest.approx(0.95, abs=0.06)
 
 
+@pytest.fixture(scope="module")
+def turned():
+    """Cubes of normal variables, of which y is turned."""
+    return draw(tasks.rotated(tasks.cubic(2, 1.5), jax.random.key(3)), seed=1)
+
+
+def test_components_of_mixed_columns(turned, tmp_path):
+    ours, ranked = closed(*turned), closed(*turned, transform="ranks")
+    assert ranked.interval[1] < ours.interval[0] < 1.5 < ours.interval[1]
+    assert [columns.unmixing is not None for columns in ours.columns] == [False, True]
+    assert "GaussianCritic in closed form, components of y, 5 folds" in repr(ours)
+    ours.save(tmp_path / "mi.npz")
+    again = mi_jax.load(tmp_path / "mi.npz")
+    assert repr(again) == repr(ours)
+    np.testing.assert_array_equal(again.pointwise(*turned), ours.pointwise(*turned))
+
+
+def test_each_permuted_set_chooses_its_coordinates(turned, fit_arguments):
+    """The test of kept critics, which is exact, chooses nothing."""
+    ours = closed(*turned, permutations=19, retrain=True)
+    assert ours.independence.p_value == 0.05
+    assert ours.mi > 1.35
+    assert np.abs(ours.independence.statistics).max() < 0.1
+
+
 ROW_SHAPES = [((), (2, 3)), ((1, 1), ())]
 
 
@@ -676,10 +701,10 @@ def test_each_set_has_the_configuration_that_it_chooses():
     calls, alone = [], (0, 3, 5)
 
     def choose(order):
-        return (trained if order[0] in alone else closed_form), Seconds(0.0, 0.0, 1.0)
+        return pipeline._Choice(1, trained if order[0] in alone else closed_form), Seconds(0.0, 0.0, 1.0)
 
-    def fit(config, orders):
-        calls.append((config.estimator, [int(order[0]) for order in orders]))
+    def fit(choice, orders):
+        calls.append((choice.config.estimator, [int(order[0]) for order in orders]))
         held = lambda order: FITTED.held_out._replace(value=np.array([float(order[0])]))  # noqa: E731
         fitted = [FITTED._replace(held_out=held(order), diverged=np.zeros(1, bool)) for order in orders]
         return fitted, Seconds(1.0, 0.0, 0.0)
@@ -688,14 +713,14 @@ def test_each_set_has_the_configuration_that_it_chooses():
         patch.setattr(pipeline, "ROWS_AT_ONCE", 2 * 10)
         sets = pipeline._fit_sets(choose, fit, [split], (np.full(10, number) for number in range(6)), 6)
     assert calls == [("closed form", [1, 2]), ("trained", [0, 3]), ("closed form", [4, 4]), ("trained", [5, 5])]
-    assert sets.config is trained
+    assert sets.choice == (1, trained)
     assert sets.data.held_out.value == 0.0
     np.testing.assert_array_equal(sets.permuted, np.arange(1.0, 6.0))
     assert sets.seconds == (4.0, 0.0, 6.0)
     calls.clear()
     alone = (0,)
     pipeline._fit_sets(choose, fit, [split], (np.full(10, number) for number in range(2)), 2)
-    assert calls == [("closed form", [1]), ("trained", [0])]
+    assert calls == [("trained", [0]), ("closed form", [1])]
 
 
 def test_by_default_a_normal_law_needs_no_training():
@@ -795,7 +820,11 @@ BAD = {
         ValueError,
         "x must be within float32 once transformed, got entries",
     ),
-    "transform": ({"transform": "rank"}, ValueError, "transform must be one of ranks, standardize, none, got 'rank'"),
+    "transform": (
+        {"transform": "rank"},
+        ValueError,
+        "transform must be one of ranks, components, standardize, none, got 'rank'",
+    ),
     "transforms": ({"transform": np.array(["ranks", "none"])}, ValueError, "transform must be one of .*got array"),
     "estimator": ({"estimator": "knn"}, ValueError, "estimator must be one of smile, .*got 'knn'"),
     "ba": ({"estimator": "ba"}, ValueError, "estimator must be one of smile, .*got 'ba'"),

@@ -1,0 +1,83 @@
+import jax
+import numpy as np
+import pytest
+
+from mi_jax import tasks
+from mi_jax.estimation.coordinates import choose_coordinates, list_coordinates
+
+N = 1_000
+AS_PAIRED = np.arange(N)
+TURNED = tasks.rotated(tasks.cubic(3, 1.5), jax.random.key(17))  # y is turned
+
+
+def choose(x, y, order=AS_PAIRED, transform=None):
+    """Which of x and y are unmixed."""
+    possible = list_coordinates(x, y, transform)
+    chosen = possible[choose_coordinates(possible, order)]
+    return tuple(columns.unmixing is not None for columns in chosen.columns)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_components_of_what_is_mixed(seed):
+    x, y = map(np.asarray, TURNED.sample(jax.random.key(seed), N))
+    assert choose(x, y) == (False, True)
+    assert choose(y, x) == (True, False)
+    assert choose(x**3 @ np.array([[2.0, 1.0, 0.0], [0.0, 1.0, -1.0], [1.0, 0.0, 1.0]]), y) == (True, True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "task",
+    [
+        tasks.gaussian(4, 0.0),
+        tasks.gaussian(4, 2.0),
+        tasks.cubic(4, 2.0),
+        tasks.student(3, 1.0, 3.0),
+        tasks.uniform_noise(3, 0.3),
+    ],
+    ids=["independent", "gaussian", "cubic", "student", "uniform noise"],
+)
+def test_ranks_where_columns_serve_as_well(task, seed):
+    assert choose(*task.sample(jax.random.key(seed), N)) == (False, False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_where_the_relation_is_one_of_columns(seed):
+    """x mixes independent variables, but y is its columns and noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.laplace(size=(N, 4)) @ rng.standard_normal((4, 4))
+    assert choose(x, x + np.std(x, axis=0) * rng.standard_normal((N, 4))) == (False, False)
+
+
+def test_a_permuted_set_chooses_for_itself():
+    x, y = TURNED.sample(jax.random.key(0), N)
+    assert choose(x, y, np.random.default_rng(0).permutation(N)) == (False, False)
+
+
+x, y = map(np.asarray, TURNED.sample(jax.random.key(0), N))
+NOT_TRIED = {
+    "a transform was asked for": (x, y, "ranks"),
+    "single columns": (x[:, :1], y[:, 0], None),
+    "labels": (x > 0, y.round(1), None),
+    "few rows": (x[:11], y[:11], None),
+    "columns that depend on one another": (x @ [[1, 0, 1], [0, 1, 1], [0, 0, 0]], y[:, :1], None),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TRIED)
+def test_components_are_not_tried(name):
+    assert len(list_coordinates(*NOT_TRIED[name])) == 1
+
+
+def test_what_is_tried():
+    assert [tuple(columns.unmixing is not None for columns in each.columns) for each in list_coordinates(x, y, None)] == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
+    assert len(list_coordinates(x, y[:, 0], None)) == 2
+    assert choose(x, y, transform="components") == (True, True)
+    for each in list_coordinates(x, y, None):
+        np.testing.assert_array_equal(each.x, each.columns[0](x))
+        np.testing.assert_array_equal(each.y, each.columns[1](y))
