@@ -11,7 +11,7 @@ from mi_jax.estimation.columns import Columns, Transform, fit_columns
 from mi_jax.estimation.components import depend_linearly
 from mi_jax.estimation.inputs import as_rows
 
-MOST_COLUMNS = 50  # a side; with more, components cost more than they tell
+MOST_COLUMNS, MOST_TOGETHER = 50, 200  # of a side, and of both; with more, components cost more than they tell
 DISTINCT = 0.9  # of a column's values: fewer, and no mixture of continuous variables made it
 # What components must gain over columns, in standard errors and in nats. Where columns serve as well, the gain is at most 4
 # of the former or 0.005 of the latter, and where they are mixtures, 14 and 0.5 (1,000 rows and more).
@@ -39,7 +39,7 @@ def list_coordinates(x: Any, y: Any, transform: Transform | None) -> list[Coordi
     """
     ranked = [fit_columns(side, name, "ranks" if transform is None else transform) for side, name in ((x, "x"), (y, "y"))]
     columns = [[each] for each in ranked]
-    if transform is None and 2 * sum(each.kept.size for each in ranked) <= len(x):
+    if transform is None and sum(each.kept.size for each in ranked) <= min(len(x) // 2, MOST_TOGETHER):
         for each, side in zip(columns, (x, y), strict=True):
             if _could_be_mixtures(each[0], side):
                 each.append(fit_columns(side, each[0].name, "components"))
@@ -77,7 +77,8 @@ def _could_be_mixtures(columns: Columns, rows: Any) -> bool:
 
 def _gaussian_log_ratios(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> Float[np.ndarray, " n"]:
     """The log ratio of each row by the Gaussian law fitted to them all."""
-    axes = [np.linalg.qr(side - side.mean(axis=0))[0] * len(side) ** 0.5 for side in (np.float64(x), np.float64(y))]
+    sides = (side.astype(np.float64) for side in (x, y))
+    axes = [np.linalg.qr(side - side.mean(axis=0))[0] * len(x) ** 0.5 for side in sides]
     left, correlations, right = np.linalg.svd(axes[0].T @ axes[1] / len(x), full_matrices=False)
     s = np.minimum(correlations, 1 - 1e-9)
     a, b = axes[0] @ left, axes[1] @ right.T
