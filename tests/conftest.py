@@ -69,6 +69,7 @@ def _share_programs() -> None:
         folder = tempfile.mkdtemp(prefix="mi_jax-programs-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["MI_JAX_TEST_PROGRAMS"] = folder
+    os.environ["XDG_CACHE_HOME"] = os.environ["MI_JAX_TEST_PROGRAMS"]  # of the processes that a test starts
     jax.config.update("jax_compilation_cache_dir", os.environ["MI_JAX_TEST_PROGRAMS"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # Without a limit JAX writes entries in place and takes no lock, and a worker may read half a program.

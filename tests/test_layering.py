@@ -81,6 +81,7 @@ LAYERS = [
     "cli.samples",
     "cli.tables",
     "cli.files",
+    "cli.programs",
     "cli.options",
     "cli.verdicts",
     "cli.progress",

@@ -117,7 +117,7 @@ def _startup(results: Mapping[str, Any]) -> list[str]:
 
 
 def _cache(results: Mapping[str, Any]) -> list[str]:
-    """What `--compilation-cache` saves."""
+    """What compiled programs that are kept save."""
     runs, spans = results["runs"], {}
     for kind in ("without", "with"):
         for name in ("all", "compile"):
@@ -129,7 +129,7 @@ def _cache(results: Mapping[str, Any]) -> list[str]:
     return [
         "## The compilation cache",
         f"`mi-jax estimate` of {results['num_rows']:,} rows of 5 + 5 columns, a process a run, {len(runs)} rounds of one\n"
-        "without `--compilation-cache` and one with a folder that an earlier run filled:\n"
+        "with `--no-compilation-cache` and one with a folder that an earlier run filled:\n"
         f"{np.median(left):.2f} of the time ({left.min():.2f} to {left.max():.2f}), and "
         f"{'the same number to the last bit' if len(numbers) == 1 else f'numbers {sorted(numbers)}'}.\n"
         f"The folder holds {results['bytes'] / 2**20:.1f} MiB.",

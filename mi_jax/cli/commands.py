@@ -16,6 +16,7 @@ import click
 
 import mi_jax
 from mi_jax.cli import files as reading
+from mi_jax.cli import programs
 from mi_jax.cli.options import CRITICS, ESTIMATORS, OPTIONS, TOLERANCE, TRANSFORMS, add_data_options, add_estimate_options
 from mi_jax.cli.samples import Samples
 
@@ -76,6 +77,7 @@ def estimate(
     y: tuple[str, ...],
     drop_missing: bool,
     compilation_cache: Path | None,
+    no_compilation_cache: bool,
     as_json: bool,
     verbose: bool,
     seed: int,
@@ -104,16 +106,17 @@ def estimate(
 
         from mi_jax import estimation
         from mi_jax.cli import output, progress
-    _keep_programs(compilation_cache)
+    programs.keep(compilation_cache, off=no_compilation_cache)
+    counter = programs.Counter()
     with _refuse_user_errors(files), progress.Progress("training") as bar:
         key = jax.random.key(seed)
         result = estimation.estimate(samples.x, samples.y, groups=samples.groups, key=key, on_chunk=bar, **options)
     spent = result.seconds
     seconds = watch.total(compile=spent.compile, train=spent.train, **{"read out": spent.read_out})
     if as_json:
-        click.echo(json.dumps(output.to_json(result, samples, seconds, bits=bits), allow_nan=False))
+        click.echo(json.dumps(output.to_json(result, samples, seconds, counter.count(), bits=bits), allow_nan=False))
     else:
-        click.echo(output.format_estimate(result, samples, seconds, bits=bits, verbose=verbose))
+        click.echo(output.format_estimate(result, samples, seconds, counter.count(), bits=bits, verbose=verbose))
     # Written last, so that the user sees the estimate even if the disk is full.
     _write_outputs(result.in_bits() if bits else result, save=save, plot=plot)
 
@@ -132,6 +135,7 @@ def check(
     y: tuple[str, ...],
     drop_missing: bool,
     compilation_cache: Path | None,
+    no_compilation_cache: bool,
     as_json: bool,
     verbose: bool,
     seed: int,
@@ -151,14 +155,15 @@ def check(
 
         from mi_jax import consistency
         from mi_jax.cli import output, progress
-    _keep_programs(compilation_cache)
+    programs.keep(compilation_cache, off=no_compilation_cache)
+    counter = programs.Counter()
     with _refuse_user_errors(files), watch("estimates"), progress.Progress("checking", "estimate") as bar:
         result = consistency.self_consistency(samples.x, samples.y, key=jax.random.key(seed), on_chunk=bar, **options)
     seconds = watch.total()
     if as_json:
-        click.echo(json.dumps(output.to_json(result, samples, seconds), allow_nan=False))
+        click.echo(json.dumps(output.to_json(result, samples, seconds, counter.count()), allow_nan=False))
     else:
-        click.echo(output.format_check(result, samples, seconds, verbose=verbose))
+        click.echo(output.format_check(result, samples, seconds, counter.count(), verbose=verbose))
 
 
 @program.command("list")
@@ -212,17 +217,6 @@ def _read_samples(
             return reading.read_samples(files, x, y, groups=groups, drop_missing=drop_missing)
     except ValueError as error:
         raise Refused(str(error)) from error
-
-
-def _keep_programs(folder: Path | None) -> None:
-    """Let JAX keep every compiled program in this folder, however small, and take it from there the next time."""
-    if folder is None:
-        return
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @contextlib.contextmanager

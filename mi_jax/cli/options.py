@@ -4,12 +4,13 @@ The names and defaults are copies of those of `mi_jax.estimate` and `mi_jax.self
 originals would import JAX. A test compares the copies with the originals.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import click
+
+from mi_jax.cli import programs
 
 Command: TypeAlias = Callable[..., None]
 
@@ -113,8 +114,7 @@ def _check_folder(context: click.Context, parameter: click.Parameter, folder: Pa
     """Refuse a folder that cannot be written to; JAX would only warn about each program that it cannot keep."""
     if folder is not None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            programs.check_folder(folder)
         except OSError as error:
             raise click.BadParameter(f"cannot write to {str(folder)!r}: {error.strerror}", context, parameter) from None
     return folder
@@ -135,8 +135,10 @@ def add_data_options(command: Command) -> Command:
             "--compilation-cache",
             type=click.Path(path_type=Path, file_okay=False, writable=True),
             callback=_check_folder,
-            help="Keep compiled programs in this folder. Later runs on data of the same shape then start sooner.",
+            help="The folder of compiled programs, with which later runs on data of the same shape start sooner. By default "
+            "one in your cache folder, of at most half a gigabyte.",
         ),
+        click.option("--no-compilation-cache", is_flag=True, help="Keep no compiled programs, and use none."),
         click.option(
             "--drop-missing",
             is_flag=True,

@@ -8,6 +8,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mi_jax.cli import verdicts
+from mi_jax.cli.programs import Programs
 from mi_jax.cli.samples import Samples, list_names
 from mi_jax.consistency import Property, SelfConsistency
 from mi_jax.estimation import Estimate
@@ -23,7 +24,13 @@ PROPERTIES = {
 
 
 def format_estimate(
-    result: Estimate, samples: Samples, seconds: Mapping[str, float], *, bits: bool = False, verbose: bool = False
+    result: Estimate,
+    samples: Samples,
+    seconds: Mapping[str, float],
+    programs: Programs,
+    *,
+    bits: bool = False,
+    verbose: bool = False,
 ) -> str:
     """An estimate for people: the number and its interval, a verdict, the warnings in full, and details if asked for.
 
@@ -31,8 +38,9 @@ def format_estimate(
       result: the estimate, in nats.
       samples: the data.
       seconds: part -> the seconds that it took.
+      programs: those that it needed.
       bits: show the estimate in bits. The diagnostics stay in nats.
-      verbose: add the data, the fit, the diagnostics and the seconds.
+      verbose: add the data, the fit, the diagnostics, the programs and the seconds.
     """
     shown = result.in_bits() if bits else result
     notes = {name: text for name, text in result.warnings.items() if verdicts.is_note(name)}
@@ -41,7 +49,7 @@ def format_estimate(
     lines += [f"warning, {name}: {text}" for name, text in warnings.items()]
     lines += [f"note, {name}: {text}" for name, text in notes.items()]
     if verbose:
-        lines += ["", _format_table([*_describe_estimate(shown), *_describe_run(result, samples, seconds)])]
+        lines += ["", _format_table([*_describe_estimate(shown), *_describe_run(result, samples, seconds, programs)])]
     return "\n".join(lines)
 
 
@@ -90,11 +98,14 @@ def _describe_estimate(shown: Estimate) -> list[tuple[str, str]]:
     ]
 
 
-def _describe_run(result: Estimate, samples: Samples, seconds: Mapping[str, float]) -> list[tuple[str, str]]:
+def _describe_run(
+    result: Estimate, samples: Samples, seconds: Mapping[str, float], programs: Programs
+) -> list[tuple[str, str]]:
     return [
         ("data", format_samples(samples)),
         ("fit", _describe_fit(result)),
         *_describe_diagnostics(result),
+        ("programs", _format_programs(programs)),
         ("seconds", _format_seconds(seconds)),
     ]
 
@@ -156,18 +167,27 @@ def _describe_shape(rows: np.ndarray, names: Sequence[str]) -> str:
     return "" if rows.shape[1:] in ((), (len(names),)) else f" of shape {rows.shape[1:]}"
 
 
+def _format_programs(programs: Programs) -> str:
+    if not programs.needed:
+        return "compiled, and not kept"
+    return f"{programs.kept} of {programs.needed} were on disk, the others compiled"
+
+
 def _format_seconds(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{value:.1f} {name}" for name, value in seconds.items())
 
 
-def format_check(result: SelfConsistency, samples: Samples, seconds: Mapping[str, float], *, verbose: bool = False) -> str:
+def format_check(
+    result: SelfConsistency, samples: Samples, seconds: Mapping[str, float], programs: Programs, *, verbose: bool = False
+) -> str:
     """The self-consistency tests for people: a verdict, a table of the tests, and details if asked for.
 
     Args:
       result: the tests.
       samples: the data.
       seconds: part -> the seconds that it took.
-      verbose: add the formulas with their estimates, the data and the seconds.
+      programs: those that it needed.
+      verbose: add the formulas with their estimates, the data, the programs and the seconds.
     """
     rows = [
         (found.verdict, PROPERTIES[field], _format_ratio(found.ratio), _format_range(found.interval), _format_target(found))
@@ -178,7 +198,8 @@ def format_check(result: SelfConsistency, samples: Samples, seconds: Mapping[str
     lines = [verdicts.judge_check([found.verdict for found in result]), "", table]
     if verbose:
         details = [(found.says, _format_estimates(found)) for found in result]
-        details += [("data", format_samples(samples)), ("seconds", _format_seconds(seconds))]
+        details += [("data", format_samples(samples)), ("programs", _format_programs(programs))]
+        details += [("seconds", _format_seconds(seconds))]
         lines += ["", _format_table(details)]
     return "\n".join(lines)
 
@@ -201,12 +222,17 @@ def _format_estimates(found: Property) -> str:
 
 
 def to_json(
-    result: Estimate | SelfConsistency, samples: Samples, seconds: Mapping[str, float], *, bits: bool = False
+    result: Estimate | SelfConsistency,
+    samples: Samples,
+    seconds: Mapping[str, float],
+    programs: Programs,
+    *,
+    bits: bool = False,
 ) -> dict[str, Any]:
     """The same for programs: a dict for `json.dumps`, with None where a number is not finite."""
     content = _collect_tests(result) if isinstance(result, SelfConsistency) else _collect_estimate(result, bits)
     data = {"rows": len(samples.x), "x": samples.x_names, "y": samples.y_names, "dropped": samples.dropped}
-    plain: dict[str, Any] = to_plain(content | {"data": data, "seconds": seconds})
+    plain: dict[str, Any] = to_plain(content | {"data": data, "programs": programs, "seconds": seconds})
     return plain
 
 

@@ -254,27 +254,6 @@ def test_an_interrupt(run, files, monkeypatch):
     assert found.stderr.strip() == "interrupted"
 
 
-@pytest.mark.slow
-def test_compiled_programs_are_found_again_in_the_folder(tmp_path):
-    """In a process of its own: JAX looks for the folder at its first compilation, and only then."""
-    arguments = f"estimate d.npz --compilation-cache {tmp_path / 'programs'} --steps 1".split()
-    code = (
-        "import sys, jax, jax.numpy as jnp, mi_jax\n"
-        "from click.testing import CliRunner\n"
-        "from mi_jax import estimation\n"
-        "from mi_jax.cli import commands\n"
-        "estimation.estimate = lambda *_, **options: print(jax.jit(lambda a: 3 * a + 1)(2.0))\n"
-        "CliRunner().invoke(commands.program, sys.argv[1:])\n"
-    )
-    np.savez(tmp_path / "d.npz", x=np.zeros((4, 1)), y=np.zeros((4, 1)))
-    kept = []
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True)
-        kept.append({path.name for path in (tmp_path / "programs").iterdir() if path.name.endswith("-cache")})
-    assert kept[0] == kept[1]
-    assert any("lambda" in name for name in kept[0])
-
-
 @pytest.mark.parametrize("within", ["file", "file/below"])
 def test_a_folder_for_programs_that_cannot_be_is_refused(run, files, tmp_path, within):
     (tmp_path / "file").touch()
@@ -485,14 +464,18 @@ def test_end_to_end_with_training(tmp_path):
 
 
 def test_end_to_end(tmp_path):
-    """On normal rows, which need no training; the compiled programs are kept."""
+    """On normal rows, which need no training; the compiled programs are kept, and found again."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1_500, 1))
     rows = np.hstack([x, 0.8 * x + 0.6 * rng.normal(size=x.shape)])
     printed = run_in_a_process(tmp_path, rows, ["--compilation-cache", "programs"])
     assert printed["mi"] == pytest.approx(-0.5 * np.log(0.36), abs=0.15)  # I of normals with correlation 0.8
     assert printed["seconds"]["train"] < printed["seconds"]["in all"] / 2
-    assert any(path.name.endswith("-cache") for path in (tmp_path / "programs").iterdir())
+    kept = {path.name for path in (tmp_path / "programs").iterdir() if path.name.endswith("-cache")}
+    assert 0 < printed["programs"]["needed"] - printed["programs"]["kept"] <= len(kept)
+    again = run_in_a_process(tmp_path, rows, ["--compilation-cache", "programs"])
+    assert again["programs"] == {"needed": printed["programs"]["needed"], "kept": printed["programs"]["needed"]}
+    assert (again["mi"], again["interval"]) == (printed["mi"], printed["interval"])
 
 
 # What takes long to import, and the modules of ours that import it.

@@ -9,16 +9,18 @@ import pytest
 
 from mi_jax import networks
 from mi_jax.cli import output
+from mi_jax.cli.programs import Programs
 from mi_jax.consistency import SelfConsistency
 from mi_jax.estimation.config import CRITICS
 from tests import examples
 
 SECONDS = {"import": 1.5, "compile": 3.0, "in all": 7.25}
+PROGRAMS = Programs(needed=5, kept=3)
 
 
 def show(result, **options):
     """The lines that `mi-jax estimate` prints."""
-    return output.format_estimate(result, examples.samples(), SECONDS, **options).splitlines()
+    return output.format_estimate(result, examples.samples(), SECONDS, PROGRAMS, **options).splitlines()
 
 
 def show_details(result, **options):
@@ -111,6 +113,7 @@ def test_verbose_prints_all_that_matters():
         "training rows": "1.250 nats, where test rows give 1.200",
         "other read-outs": "1.111 dv, 1.122 nwj, in nats, from the same critic",
         "best steps": "50, 0 of the 100, 50 steps that the folds made",
+        "programs": "3 of 5 were on disk, the others compiled",
         "seconds": "1.5 import, 3.0 compile, 7.2 in all",
     }
 
@@ -135,7 +138,7 @@ def test_densities_have_neither_critic_nor_ceiling():
 
 def to_json(result, **options):
     """Through JSON, in which NaN is an error."""
-    return json.loads(json.dumps(output.to_json(result, examples.samples(), SECONDS, **options), allow_nan=False))
+    return json.loads(json.dumps(output.to_json(result, examples.samples(), SECONDS, PROGRAMS, **options), allow_nan=False))
 
 
 def test_json_holds_what_the_estimate_holds():
@@ -160,6 +163,7 @@ def test_json_holds_what_the_estimate_holds():
     }
     assert plain["data"] == {"rows": 40, "x": ["a", "b"], "y": ["c"], "dropped": 3}
     assert plain["seconds"] == SECONDS
+    assert plain["programs"] == {"needed": 5, "kept": 3}
     assert plain["independence"]["p_value"] == 0.05
     assert len(plain["independence"]["statistics"]) == 19
 
@@ -171,7 +175,7 @@ def test_json_in_bits():
 
 
 def test_check_prints_the_verdict_first_and_then_the_tests():
-    text = output.format_check(examples.consistency(), examples.samples(), SECONDS).splitlines()
+    text = output.format_check(examples.consistency(), examples.samples(), SECONDS, PROGRAMS).splitlines()
     assert text[0] == "Do not rely on this estimator on these data: 1 of the 4 tests failed."
     rows = [re.split(r"  +", line) for line in text[2:]]
     assert rows[0] == ["", "what must hold", "ratio", "interval", "accepted"]
@@ -182,12 +186,13 @@ def test_check_prints_the_verdict_first_and_then_the_tests():
 
 
 def test_check_prints_the_details_if_asked_for():
-    short = output.format_check(examples.consistency(), examples.samples(), SECONDS).splitlines()
-    text = output.format_check(examples.consistency(), examples.samples(), SECONDS, verbose=True).splitlines()
+    short = output.format_check(examples.consistency(), examples.samples(), SECONDS, PROGRAMS).splitlines()
+    text = output.format_check(examples.consistency(), examples.samples(), SECONDS, PROGRAMS, verbose=True).splitlines()
     assert text[: len(short)] == short
     details = dict(re.split(r"  +", line, maxsplit=1) for line in text[len(short) + 1 :])
     assert details["I([X, X']; [Y, Y']) = 2 I(X; Y)"] == "I(copies) = 1.500, I of half of the rows = 1.000 nats"
     assert details["data"] == "40 rows (3 with a missing entry left out); x: a, b; y: c"
+    assert details["programs"] == "3 of 5 were on disk, the others compiled"
     assert details["seconds"] == "1.5 import, 3.0 compile, 7.2 in all"
 
 
