@@ -60,6 +60,7 @@ LAYERS = [
     "estimation.coordinates",
     "estimation.units",
     "estimation.splits",
+    "estimation.ladder",
     "estimation.config",
     "estimation.read_out",
     "estimation.fold_trainer",

@@ -85,7 +85,7 @@ OPTIONS: Mapping[str, Option] = {
     "num_negatives": Option(
         int,
         None,
-        "With how many other rows of the batch each x is paired. By default 7 or all, depending on the estimator and the "
+        "With how many other rows of the batch each x is paired. By default 3 or all, depending on the estimator and the "
         "critic.",
     ),
     "learning_rate": Option(float, 2e-3, "The learning rate of the Adam optimiser."),

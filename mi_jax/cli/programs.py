@@ -40,7 +40,7 @@ def keep(folder: Path | None, *, off: bool = False) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if folder is None:
-        if jax.config.jax_compilation_cache_dir:
+        if jax.config.values["jax_compilation_cache_dir"]:
             return
         folder = default_folder()
         if not can_write(folder):

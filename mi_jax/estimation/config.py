@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from mi_jax import _checks, estimators, models, networks
+from mi_jax.estimation import ladder
 from mi_jax.models import Model
 
 EVERY = 50  # steps between validations
@@ -150,13 +151,13 @@ def make_config(
     cheap = canonical or isinstance(critic, networks.SeparableCritic | networks.BilinearCritic)
     by_pair = logistic and not cheap
     if batch_size is None:
-        batch_size = min(num_train, 512 if by_pair else 256 if cheap else 128)
+        batch_size = min(ladder.power_below(num_train), 512 if by_pair else 256 if cheap else 128)
     if not 2 <= _checks.positive_int(batch_size, "batch_size") <= num_train:
         raise ValueError(f"batch_size must be at least 2 and at most the {num_train} training rows, got {batch_size}")
     if num_negatives is not None and critic is None:
         raise ValueError(f"num_negatives must not be given with {estimator}, which learns densities, got {num_negatives}")
     if num_negatives is None:
-        num_negatives = min(batch_size, 8) - 1 if by_pair else batch_size - 1
+        num_negatives = min(batch_size, 4) - 1 if by_pair else batch_size - 1
     if not _checks.positive_int(num_negatives, "num_negatives") < batch_size:
         raise ValueError(f"num_negatives must be fewer than the {batch_size} pairs of a batch, got {num_negatives}")
     sub_batch = num_negatives + 1
@@ -197,7 +198,7 @@ def _make_candidate(stack: FitConfig, critic: nn.Module, num_train: int) -> FitC
     """How a critic of a stack is trained."""
     if not isinstance(critic, networks.CanonicalCritic):
         return stack._replace(critic=critic, rounds=0 if _is_closed_form(critic) else stack.rounds)
-    size = min(num_train, CANONICAL_BATCH)
+    size = min(ladder.power_below(num_train), CANONICAL_BATCH)
     return stack._replace(
         estimator="infonce",
         critic=critic,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mi_jax import _logspace, _threads, training
-from mi_jax.estimation import fold_trainer, residual, stacking
+from mi_jax.estimation import fold_trainer, ladder, residual, stacking
 from mi_jax.estimation.config import FitConfig, critic_name
 from mi_jax.estimation.fold_trainer import TrainRows
 from mi_jax.estimation.read_out import (
@@ -108,7 +108,8 @@ def choose_config(
         return config, Seconds(0.0, 0.0, 0.0)
     order = np.arange(len(rows.x)) if order is None else order
     plan = layout.layout(len(splits), devices)
-    inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split in splits]))
+    number = _number_to_pad(closed_form, rows)
+    inputs = training.Inputs(_pad(rows, number), _stack_rows([_train_rows(split, order) for split in splits], number))
     start = time.perf_counter()
     program = _kept(_compile_reading, closed_form, plan, _init, _NO_VARIABLES, _shapes_of_run(inputs))
     compiled = time.perf_counter()
@@ -189,7 +190,10 @@ def sum_permuted_folds(
       score all pairs alike, the last parameters are taken instead.
     """
     unchanged = np.arange(len(rows.x))
-    most = max(each.shape[1] for each in orders)
+    config = config.candidates[0] if config.candidates else config
+    sizes = [each.shape[1] for each in orders]
+    number = _number_to_pad(config, rows)
+    most = max(sizes) if number is None else ladder.rung_of_part(sizes, number)
     tests = [
         # Padding stays where it is.
         PermutedRows(
@@ -199,7 +203,6 @@ def sum_permuted_folds(
         for split, each in zip(splits, orders, strict=True)
     ]
     runs_of = [(split, unchanged) for split in splits]
-    config = config.candidates[0] if config.candidates else config
     trained, last, read, seconds = _train(config, rows, runs_of, tests, keys, devices, on_chunk, sum_permuted)
     start = time.perf_counter()
     sums = read(trained.variables)
@@ -226,13 +229,15 @@ def _train(
       The folds; the last variables of the first candidate; what reads out variables of all folds, by the function `read` of
       the configuration, the variables and `tests`; and the seconds.
     """
-    inputs = training.Inputs(rows, _stack_rows([_train_rows(split, order) for split, order in runs_of]))
-    test_inputs = training.Inputs(rows, _stack_rows(tests))
+    number = _number_to_pad(config, rows)
+    padded = _pad(rows, number)
+    inputs = training.Inputs(padded, _stack_rows([_train_rows(split, order) for split, order in runs_of], number))
+    test_inputs = training.Inputs(padded, _stack_rows(tests, number))
     plan, splits = layout.layout(len(runs_of), devices), [split for split, _ in runs_of]
     start = time.perf_counter()
     key, shapes, test_shapes = jax.ShapeDtypeStruct((), keys.dtype), _shapes_of_run(inputs), _shapes_of_run(test_inputs)
     candidates = config.candidates or (config,)
-    group = fold_trainer.validation_group(splits)
+    group = fold_trainer.validation_group(splits, number)
     programs = [
         _kept(_compile_training, one, plan, key, shapes, group)
         if one.rounds
@@ -351,9 +356,35 @@ def _read_out_rows(split: Split, order: np.ndarray, tau: float | None) -> ReadOu
     return ReadOutRows(test, valid, train, np.float32(np.nan if tau is None else tau))
 
 
-def _stack_rows(runs_rows: Sequence[Any]) -> Any:
-    """The rows of all runs with a leading axis of runs; parts that differ in size are padded."""
-    stack = lambda *each: stack_pairs(each) if isinstance(each[0], Pairs) else np.stack(each)  # noqa: E731
+def _number_to_pad(config: FitConfig, rows: Rows) -> int | None:
+    """The number of rows, if they may be padded to a rung of the ladder; None for a critic that takes no padding."""
+    shapes = [jax.ShapeDtypeStruct((2, side.shape[1]), side.dtype) for side in (rows.x, rows.y)]
+
+    def takes_padding(critic: Any) -> bool:
+        if critic is None or hasattr(critic, "fit_constants"):
+            return True
+        return set(jax.eval_shape(critic.init, jax.random.key(0), *shapes)) <= {"params"}
+
+    return len(rows.x) if all(takes_padding(one.critic) for one in config.candidates or (config,)) else None
+
+
+def _pad(rows: Rows, number: int | None) -> Rows:
+    """The rows with zeros after them, up to the rung of their number."""
+    if number is None:
+        return rows
+    more = ladder.rung(number) - number
+    return jax.tree.map(lambda side: np.pad(side, [(0, more), *[(0, 0)] * (side.ndim - 1)]), rows)
+
+
+def _stack_rows(runs_rows: Sequence[Any], number: int | None) -> Any:
+    """The rows of all runs with a leading axis of runs, padded to the rung of `number` rows, or else to the longest."""
+
+    def stack(*each: Any) -> Any:
+        if not isinstance(each[0], Pairs):
+            return np.stack(each)
+        sizes = [len(one.x_rows) for one in each]
+        return stack_pairs(each, None if number is None else ladder.rung_of_part(sizes, number))
+
     return jax.tree.map(stack, *runs_rows, is_leaf=lambda node: isinstance(node, Pairs))
 
 

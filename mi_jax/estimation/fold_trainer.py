@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mi_jax import evaluation, sub_batches, training
+from mi_jax.estimation import ladder
 from mi_jax.estimation.config import EVERY, FitConfig
 from mi_jax.estimation.read_out import Pairs
 from mi_jax.estimation.splits import Split
@@ -72,14 +73,22 @@ def _optimizer(config: FitConfig) -> optax.GradientTransformation:
     return optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
 
 
-def validation_group(splits: Sequence[Split]) -> int:
+def validation_group(splits: Sequence[Split], number: int | None = None) -> int:
     """The rows of a validation group, more than a training group has: a ratio that explodes on rare pairs must be seen.
 
     The smallest fold decides, so that it has as many groups as alone. Rows of one unit are not in one group.
+
+    Args:
+      splits: the rows of each fold.
+      number: of all rows, if they are padded to a rung of the ladder; data of the same rung then have the same groups.
     """
     fewest = min(len(split.valid) for split in splits)
     apart = min((split.apart for split in splits if split.apart is not None), default=VALIDATION_GROUP)
-    return min(VALIDATION_GROUP, apart, max(2, fewest // VALIDATION_GROUPS))
+    groups = max(2, fewest // VALIDATION_GROUPS)
+    if number is not None:
+        of_rung = max(2, fewest * ladder.rung(number) // number // VALIDATION_GROUPS)
+        groups = min(ladder.power_below(of_rung), fewest)
+    return min(VALIDATION_GROUP, apart, groups)
 
 
 def stacking_group(splits: Sequence[Split]) -> int:

@@ -86,7 +86,7 @@ def estimate(
       steps: most steps of training, to the nearest 50.
       batch_size: joint pairs a step. By default 512 for "smile" and "js" with a critic whose network sees every pair, 256
         for separable ones, and 128 otherwise. The canonical critic of a stack always has 256, against all of them.
-      num_negatives: how many other rows of its batch each x is scored against. By default 7 for the logistic estimators with
+      num_negatives: how many other rows of its batch each x is scored against. By default 3 for the logistic estimators with
         a critic whose network sees every pair ("gaussian", "joint"), and otherwise all.
       learning_rate: Adam's; 1.5 times this for the canonical critic of a stack.
       patience: steps without a better validation after which a fold stops.

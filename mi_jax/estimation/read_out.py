@@ -65,12 +65,13 @@ class Pairs(NamedTuple):
         return None if self.count is None else (jnp.arange(len(self.x_rows)) < self.count).astype(jnp.float32)
 
 
-def stack_pairs(pairs: Sequence[Pairs]) -> Pairs:
-    """Pairs of several runs with a leading axis of runs, padded to the longest."""
+def stack_pairs(pairs: Sequence[Pairs], size: int | None = None) -> Pairs:
+    """Pairs of several runs with a leading axis of runs, padded to a size, or by default to the longest."""
     counts = np.array([len(one.x_rows) for one in pairs], np.int32)
-    pad = lambda rows: np.pad(rows, (0, counts.max() - len(rows)), mode="edge")  # noqa: E731
+    most = counts.max() if size is None else size
+    pad = lambda rows: np.pad(rows, (0, most - len(rows)), mode="edge")  # noqa: E731
     x_rows, y_rows = (np.stack([pad(rows) for rows in side]) for side in zip(*(one[:2] for one in pairs), strict=True))
-    return Pairs(x_rows, y_rows, None if (counts == counts.max()).all() else counts)
+    return Pairs(x_rows, y_rows, None if size is None and (counts == most).all() else counts)
 
 
 class ReadOutRows(NamedTuple):

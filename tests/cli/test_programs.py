@@ -41,12 +41,14 @@ def test_programs_are_found_again(compile_one, tmp_path):
     assert first[2].startswith(str(tmp_path / "home" / "mi_jax" / "jaxlib-"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_named(compile_one, tmp_path):
     assert compile_one(folder=tmp_path / "named")[2] == str(tmp_path / "named")
     assert any((tmp_path / "named").iterdir())
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_jax_stays(compile_one, tmp_path):
     assert compile_one(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "theirs"))[2] == str(tmp_path / "theirs")
     assert not (tmp_path / "home").exists()

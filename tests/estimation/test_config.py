@@ -15,13 +15,13 @@ def make(estimator="smile", critic="joint", **changes):
 @pytest.mark.parametrize(
     ("options", "batch_size", "sub_batch"),
     [
-        ({}, 512, 8),
-        ({"estimator": "js"}, 512, 8),
+        ({}, 512, 4),
+        ({"estimator": "js"}, 512, 4),
         ({"critic": "separable"}, 256, 256),
         ({"critic": "bilinear", "estimator": "infonce"}, 256, 256),
         ({"estimator": "nwj"}, 128, 128),
         ({"estimator": "gm", "critic": None}, 128, 128),
-        ({"num_train": 60}, 56, 8),
+        ({"num_train": 60}, 32, 4),
         ({"batch_size": 50, "num_negatives": 7}, 48, 8),
     ],
 )
@@ -90,4 +90,4 @@ def test_each_critic_of_a_stack_is_trained_in_its_way():
     assert (canonical.learning_rate, canonical.noise, canonical.weight_decay) == (pytest.approx(3e-3), 0.1, 0.3)
     assert make_config("infonce", CRITICS["stacked"](), **options).candidates == ()
     few = make_config("smile", CRITICS["stacked"](), **options | {"num_train": 40})
-    assert few.candidates[1].batch_size == 40
+    assert few.candidates[1].batch_size == 32
