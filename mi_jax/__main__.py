@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-PACKAGES = ("click", "tabulate", "tqdm")
+PACKAGES = ("click", "filelock", "platformdirs", "tabulate", "tqdm")
 
 
 def main() -> None:

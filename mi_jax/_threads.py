@@ -2,20 +2,32 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
+_LOCK = threading.Lock()
+_held: list[Any] = []  # the limit, and then one None for each further block that runs now
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Holds the BLAS of this process to one thread."""
+    """Holds the BLAS of this process to one thread, until the last of such blocks, in any thread, has ended."""
     from threadpoolctl import threadpool_limits  # slow to import
 
-    with threadpool_limits(1, user_api="blas"):
+    with _LOCK:
+        _held.append(None if _held else threadpool_limits(1, user_api="blas"))
+    try:
         yield
+    finally:
+        with _LOCK:
+            limit = _held.pop()
+            if limit is not None:
+                limit.restore_original_limits()
 
 
 def run_beside(tasks: Sequence[Callable[[], T]]) -> list[T]:

@@ -19,6 +19,16 @@ def test_one_thread_while_it_lasts():
     assert count_threads() == before
 
 
+def test_blocks_that_overlap_end_together():
+    before, first, second = count_threads(), _threads.one_thread(), _threads.one_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert count_threads() <= {1}
+    second.__exit__(None, None, None)
+    assert count_threads() == before
+
+
 def test_results_come_in_the_order_of_the_tasks():
     def wait(number):
         time.sleep(0.02 * (3 - number))

@@ -36,7 +36,7 @@ CRITICS = {
 }
 TRANSFORMS = {
     "ranks": "Replaces each column by its ranks, spread like a normal variable. Outliers do no harm.",
-    "components": "Takes the columns for linear mixtures of independent variables, and replaces each of these by its ranks.",
+    "components": "Treats the columns as linear mixtures of independent variables, and ranks those.",
     "standardize": "Brings each column to mean 0 and standard deviation 1.",
     "none": "Changes nothing.",
 }
@@ -70,8 +70,8 @@ OPTIONS: Mapping[str, Option] = {
     "transform": Option(
         click.Choice(list(TRANSFORMS)),
         None,
-        "What to do to the columns first; `mi-jax list` explains the choices. By default ranks; components where that makes "
-        "more of a Gaussian relation.",
+        "What to do to the columns first; `mi-jax list` explains the choices. By default ranks; or components, where these "
+        "show a clearly stronger Gaussian relation.",
     ),
     "tau": Option(
         float,
@@ -135,10 +135,10 @@ def add_data_options(command: Command) -> Command:
             "--compilation-cache",
             type=click.Path(path_type=Path, file_okay=False, writable=True),
             callback=_check_folder,
-            help="The folder of compiled programs, with which later runs on data of the same shape start sooner. By default "
-            "one in your cache folder, of at most half a gigabyte.",
+            help="The folder of compiled programs, with which later runs on the same columns and about as many rows start "
+            "sooner. By default one in your cache folder, of at most half a gigabyte.",
         ),
-        click.option("--no-compilation-cache", is_flag=True, help="Keep no compiled programs, and use none."),
+        click.option("--no-compilation-cache", is_flag=True, help="Neither keep nor use compiled programs."),
         click.option(
             "--drop-missing",
             is_flag=True,

@@ -170,7 +170,7 @@ def _describe_shape(rows: np.ndarray, names: Sequence[str]) -> str:
 def _format_programs(programs: Programs) -> str:
     if not programs.needed:
         return "compiled, and not kept"
-    return f"{programs.kept} of {programs.needed} were on disk, the others compiled"
+    return f"{programs.kept} loaded from disk, {programs.needed - programs.kept} compiled"
 
 
 def _format_seconds(seconds: Mapping[str, float]) -> str:
@@ -248,6 +248,7 @@ def _collect_estimate(result: Estimate, bits: bool) -> dict[str, Any]:
         "patience": config.patience * EVERY,
         "learning_rate": config.learning_rate,
         "max_pairs": config.max_pairs,
+        "components": [columns.name for columns in result.columns if columns.unmixing is not None],
     }
     names = ("mi", "stderr", "interval", "allowance", "confidence", "unit", "per_fold", "warnings")
     return {name: getattr(shown, name) for name in names} | {

@@ -1,14 +1,17 @@
 """Compiled programs, kept on disk, so that the next run of the command starts sooner."""
 
+import contextlib
 import hashlib
 import platform
 import tempfile
+import time
 import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 MOST_BYTES = 2**29  # those that were not used for longest are deleted
+BEING_WRITTEN = 60.0  # seconds within which another process may be at it
 _HIT, _ASKED = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/compile_requests_use_cache"
 
 
@@ -42,10 +45,13 @@ def keep(folder: Path | None, *, off: bool = False) -> None:
     if folder is None:
         if jax.config.values["jax_compilation_cache_dir"]:
             return
-        folder = default_folder()
-        if not can_write(folder):
+        try:
+            folder = default_folder()
+            check_folder(folder)
+        except (OSError, RuntimeError):  # it cannot be written to, or this user has no home
             jax.config.update("jax_enable_compilation_cache", False)
             return
+        _clear_halves(folder)
         jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     # A full disk costs seconds, and is not worth a warning for each program.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
@@ -54,19 +60,19 @@ def keep(folder: Path | None, *, off: bool = False) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def can_write(folder: Path) -> bool:
-    """Whether files can be made in a folder, which is made if it is not there."""
-    try:
-        check_folder(folder)
-    except OSError:
-        return False
-    return True
-
-
 def check_folder(folder: Path) -> None:
     """Raises OSError if no files can be made in a folder, which is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
+
+
+def _clear_halves(folder: Path) -> None:
+    """Deletes programs that a kill left without the file of their last use; beside one, JAX keeps no more programs."""
+    for path in folder.glob("*-cache"):
+        with contextlib.suppress(OSError):
+            used = path.with_name(path.name.removesuffix("-cache") + "-atime")
+            if not used.exists() and time.time() - path.stat().st_mtime > BEING_WRITTEN:
+                path.unlink()
 
 
 class Counter:

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float
 
-from mi_jax.estimation.components import depend_linearly, unmix
+from mi_jax.estimation.components import depend_linearly, is_continuous, unmix
 from mi_jax.estimation.inputs import as_rows
 
 Transform = Literal["ranks", "components", "standardize", "none"]
@@ -57,7 +57,8 @@ def fit_columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns
 
     Formula: "ranks" takes a value of mid-rank r among n to the normal quantile Φ⁻¹((r - ½) / n), its normal score;
     "standardize" takes v to (v - mean) / sd; "none" leaves it. "components" takes the columns to their independent
-    components, by `unmix`, and these to their normal scores.
+    components, by `unmix`, and these to their normal scores; columns in which over a tenth of the values repeat others are
+    only ranked.
 
     All are one-to-one on the values seen, so the MI of these rows is that of the transformed ones. Ranks make every marginal
     normal, so heavy tails do no harm; ties stay ties.
@@ -107,11 +108,22 @@ def fit_columns(rows: Any, name: str, transform: Transform = "ranks") -> Columns
     )
 
 
-def _unmix(columns: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "d d"]:
-    if depend_linearly(columns):
-        text = f'{name} must have columns that do not depend on one another linearly with transform="components"'
-        raise ValueError(f'{text}, got {len(columns)} rows of {columns.shape[1]} columns that do: take transform="ranks"')
-    return unmix(columns)
+def _unmix(columns: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "d d"] | None:
+    """The unmixing of the continuous columns; the others stay as they are. None if there is nothing to unmix."""
+    places = np.flatnonzero(is_continuous(columns))
+    if places.size < 2:
+        return None
+    mixed = columns[:, places]
+    if depend_linearly(mixed):
+        text = f"{name} must have columns of which none is a linear function of the others, and more rows than columns, with"
+        got = f"got {len(mixed)} rows of {places.size} continuous columns"
+        raise ValueError(f'{text} transform="components", {got}: leave a column out, or take transform="ranks"')
+    unmixing = np.eye(columns.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        unmixing[np.ix_(places, places)] = unmix(mixed)
+    if not np.isfinite(unmixing).all():
+        raise ValueError(f'{name} must have columns of larger values for transform="components": take transform="ranks"')
+    return unmixing
 
 
 def _multiply(columns: Float[np.ndarray, "n d"], unmixing: Float[np.ndarray, "d d"] | None) -> Float[np.ndarray, "n d"]:

@@ -1,13 +1,14 @@
 """Independent components: the linear mixtures of columns that depend least on one another. In NumPy, of x or y alone."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 MOST_ROWS = 2**14  # more would cost more than they tell
 MOST_ROUNDS, CLOSE = 50, 1e-6
 SHARPNESS = 2.0  # of tanh, in units of a component's median size: for the peaked components that ranks suit least
 GAUSSIAN = 0.1  # two components nearer to normal ones than this have no rotation of their own
 LARGEST_STEP = 0.5
+DISTINCT = 0.9  # of a column's values: with fewer it is not taken for continuous
 
 
 def unmix(columns: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"]:
@@ -49,6 +50,11 @@ def unmix(columns: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"]:
     return unmixing
 
 
+def is_continuous(columns: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, " d"]:
+    """Which columns are of so many values that a mixture of continuous variables may have made them."""
+    return np.array([np.unique(column).size for column in columns.T]) >= DISTINCT * len(columns)
+
+
 def depend_linearly(columns: Float[np.ndarray, "n d"]) -> bool:
     """Whether a column is a linear function of others, so that there is nothing to unmix."""
     scaled = columns / np.abs(columns).max(axis=0)
@@ -71,7 +77,9 @@ def _refinement(components: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"
     """The matrix that the steps from the components come to."""
     matrix = np.eye(components.shape[1])
     for _ in range(MOST_ROUNDS):
-        matrix = matrix / (np.median(np.abs(components @ matrix), axis=0) / SHARPNESS)
+        sizes = np.abs(components @ matrix)
+        median = np.median(sizes, axis=0)
+        matrix = matrix * SHARPNESS / np.where(median > 0, median, np.mean(sizes, axis=0))
         sizes = components @ matrix
         bent = np.tanh(sizes)
         scale = np.mean(bent * sizes, axis=0)

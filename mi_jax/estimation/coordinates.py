@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mi_jax.estimation.columns import Columns, Transform, fit_columns
-from mi_jax.estimation.components import depend_linearly
+from mi_jax.estimation.components import is_continuous
 from mi_jax.estimation.inputs import as_rows
+from mi_jax.estimation.units import Units
 
 MOST_COLUMNS, MOST_TOGETHER = 50, 200  # of a side, and of both; with more, components cost more than they tell
-DISTINCT = 0.9  # of a column's values: fewer, and no mixture of continuous variables made it
 # What components must gain over columns, in standard errors and in nats. Where columns serve as well, the gain is at most 4
 # of the former or 0.005 of the latter, and where they are mixtures, 14 and 0.5 (1,000 rows and more).
 STANDARD_ERRORS, LEAST_GAIN = 4.0, 0.02
@@ -42,7 +42,7 @@ def list_coordinates(x: Any, y: Any, transform: Transform | None) -> list[Coordi
     if transform is None and sum(each.kept.size for each in ranked) <= min(len(x) // 2, MOST_TOGETHER):
         for each, side in zip(columns, (x, y), strict=True):
             if _could_be_mixtures(each[0], side):
-                each.append(fit_columns(side, each[0].name, "components"))
+                each += [unmixed for unmixed in [_try_components(side, each[0].name)] if unmixed is not None]
     mapped = [[(each, each(side)) for each in of_side] for of_side, side in zip(columns, (x, y), strict=True)]
     return [
         Coordinates((columns_x, columns_y), rows_x, rows_y)
@@ -50,29 +50,36 @@ def list_coordinates(x: Any, y: Any, transform: Transform | None) -> list[Coordi
     ]
 
 
-def choose_coordinates(possible: Sequence[Coordinates], order: Int[np.ndarray, " n"]) -> int:
+def choose_coordinates(possible: Sequence[Coordinates], order: Int[np.ndarray, " n"], units: Units) -> int:
     """The number of the coordinates in which the rows are most nearly a Gaussian relation, with y in this order.
 
     Formula: the means of the in-sample Gaussian log ratio are compared. Later coordinates are taken if their mean is larger
-    than that of those before by 0.02 nats and by 4 standard errors of the rows' differences.
+    than that of those before by 0.02 nats and by 4 standard errors, of the differences of rows, groups or blocks.
     """
     if len(possible) == 1:
         return 0
     ratios = [_gaussian_log_ratios(each.x, each.y[order]) for each in possible]
     best = 0
     for place in range(1, len(possible)):
-        gain = ratios[place] - ratios[best]
-        if np.mean(gain) > max(LEAST_GAIN, STANDARD_ERRORS * float(np.std(gain)) / len(gain) ** 0.5):
+        gains = ratios[place] - ratios[best]
+        gain = float(np.mean(gains))
+        error = float(np.linalg.norm(units.sums(gains - gain))) / len(gains)
+        if gain > max(LEAST_GAIN, STANDARD_ERRORS * error):
             best = place
     return best
 
 
 def _could_be_mixtures(columns: Columns, rows: Any) -> bool:
-    """Whether the columns, few and of many values, could be mixtures of as many variables."""
-    few, least = 2 <= columns.kept.size <= MOST_COLUMNS, DISTINCT * len(rows)
-    return (
-        few and min(map(len, columns.knots)) >= least and not depend_linearly(as_rows(rows, columns.name)[:, columns.kept])
-    )
+    """Whether two columns or more, of few in all, are of many values, and so could be mixtures of as many variables."""
+    continuous = is_continuous(as_rows(rows, columns.name)[:, columns.kept])
+    return columns.kept.size <= MOST_COLUMNS and int(continuous.sum()) >= 2
+
+
+def _try_components(rows: Any, name: str) -> Columns | None:
+    try:
+        return fit_columns(rows, name, "components")
+    except ValueError:  # its columns depend on one another
+        return None
 
 
 def _gaussian_log_ratios(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> Float[np.ndarray, " n"]:

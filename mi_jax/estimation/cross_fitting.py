@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mi_jax import _logspace, _threads, training
+from mi_jax import _logspace, _threads, networks, training
 from mi_jax.estimation import fold_trainer, ladder, residual, stacking
 from mi_jax.estimation.config import FitConfig, critic_name
 from mi_jax.estimation.fold_trainer import TrainRows
@@ -360,12 +360,18 @@ def _number_to_pad(config: FitConfig, rows: Rows) -> int | None:
     """The number of rows, if they may be padded to a rung of the ladder; None for a critic that takes no padding."""
     shapes = [jax.ShapeDtypeStruct((2, side.shape[1]), side.dtype) for side in (rows.x, rows.y)]
 
-    def takes_padding(critic: Any) -> bool:
-        if critic is None or hasattr(critic, "fit_constants"):
-            return True
-        return set(jax.eval_shape(critic.init, jax.random.key(0), *shapes)) <= {"params"}
+    def takes_padding(one: FitConfig) -> bool:
+        critic, ours = one.critic, getattr(networks, type(one.critic).__name__, None)
+        # Another's critic may start from the rows that it is given, and takes those of padding for rows.
+        if critic is not None and type(critic) is not ours and not hasattr(critic, "fit_constants"):
+            return False
+        try:
+            jax.eval_shape(one.model().init, jax.random.key(0), *shapes, jax.ShapeDtypeStruct((2,), np.float32))
+        except ValueError:  # it fits constants, and takes no weights
+            return False
+        return True
 
-    return len(rows.x) if all(takes_padding(one.critic) for one in config.candidates or (config,)) else None
+    return len(rows.x) if all(map(takes_padding, config.candidates or (config,))) else None
 
 
 def _pad(rows: Rows, number: int | None) -> Rows:

@@ -70,7 +70,7 @@ def estimate(
       critic: "gaussian", which starts from the closed-form Gaussian log ratio; "canonical", which learns variables of x and
         of y whose relation is Gaussian, for bent relations; "stacked", both of these, weighed by their loss on validation
         pairs; "joint", "separable", "bilinear"; or a module, of `mi_jax.networks` or your own. By default "stacked" for
-        "smile" and "js" with 2 columns or more on either side and at most 200 in all; otherwise "gaussian", and
+        "smile" and "js" with 2 columns or more on both sides and at most 200 in all; otherwise "gaussian", and
         "separable" with over 1,000 columns. By default, too, "smile" and "js" train nothing where independent rows, of at
         most 20 columns a side, are enough to say that the Gaussian log ratio of the ranked columns, in closed form, leaves
         nothing to learn.
@@ -78,7 +78,7 @@ def estimate(
       repeats: how many times the rows are cut anew; 2 repeats test each row twice.
       key: a typed key; by default `jax.random.key(0)`. The same key gives the same estimate.
       transform: what is done to the columns of x and of y first, without changing MI: "ranks" (normal scores of each; heavy
-        tails do no harm), "components" (those of the independent variables that the columns are linear mixtures of),
+        tails do no harm), "components" (those of the independent variables that continuous columns are linear mixtures of),
         "standardize", or "none". By default "ranks"; or "components", of x, of y, or of both, where that makes more of a
         Gaussian relation by 0.02 nats and 4 standard errors.
       tau: where SMILE clips. By default the 95th percentile of T on validation pairs, at least the paper's 5: then at most
@@ -155,7 +155,7 @@ def estimate(
 
     def choose(order: np.ndarray) -> tuple[_Choice, Seconds]:
         with _threads.one_thread():
-            place = choose_coordinates(possible, order)
+            place = choose_coordinates(possible, order, units)
         chosen, spent = cross_fitting.choose_config(config, rows[place], parts, order=order, devices=devices)
         return _Choice(place, chosen), spent
 

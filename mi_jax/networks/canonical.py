@@ -98,7 +98,10 @@ def fit_start(x: Float[Array, "n dx"], y: Float[Array, "n dy"], weights: Float[A
         low_x, low_y = (jnp.where(keep, rows, 0.0) for keep, rows in zip(kept, wide, strict=True))
         fitted = gaussian_fit(low_x, low_y, weights)
         s = fitted.correlations[:most]
-        return fitted, -0.5 * jnp.sum(jnp.log((1 - s) * (1 + s))) - LEAST_GAIN * degree
+        gain = -0.5 * jnp.sum(jnp.log((1 - s) * (1 + s))) - LEAST_GAIN * degree
+        # With padding among them, there are fewer rows than their shape says.
+        few = sum(dims) * (degree + 1) > (len(x) if weights is None else weights.sum()) // 2
+        return fitted, jnp.where((degree > 0) & few, -jnp.inf, gain)
 
     fits, gains = jax.lax.map(fit, jnp.array(degrees))
     chosen = jax.tree.map(lambda leaf: leaf[jnp.argmax(gains)], fits)

@@ -113,7 +113,7 @@ def test_verbose_prints_all_that_matters():
         "training rows": "1.250 nats, where test rows give 1.200",
         "other read-outs": "1.111 dv, 1.122 nwj, in nats, from the same critic",
         "best steps": "50, 0 of the 100, 50 steps that the folds made",
-        "programs": "3 of 5 were on disk, the others compiled",
+        "programs": "3 loaded from disk, 2 compiled",
         "seconds": "1.5 import, 3.0 compile, 7.2 in all",
     }
 
@@ -160,6 +160,7 @@ def test_json_holds_what_the_estimate_holds():
         "patience": 300,
         "learning_rate": 2e-3,
         "max_pairs": 4_194_304,
+        "components": [],
     }
     assert plain["data"] == {"rows": 40, "x": ["a", "b"], "y": ["c"], "dropped": 3}
     assert plain["seconds"] == SECONDS
@@ -192,7 +193,7 @@ def test_check_prints_the_details_if_asked_for():
     details = dict(re.split(r"  +", line, maxsplit=1) for line in text[len(short) + 1 :])
     assert details["I([X, X']; [Y, Y']) = 2 I(X; Y)"] == "I(copies) = 1.500, I of half of the rows = 1.000 nats"
     assert details["data"] == "40 rows (3 with a missing entry left out); x: a, b; y: c"
-    assert details["programs"] == "3 of 5 were on disk, the others compiled"
+    assert details["programs"] == "3 loaded from disk, 2 compiled"
     assert details["seconds"] == "1.5 import, 3.0 compile, 7.2 in all"
 
 

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -64,10 +66,13 @@ def test_no_noise_where_nothing_can_be_kept(compile_one, tmp_path):
     assert compile_one(XDG_CACHE_HOME=str(tmp_path / "file")) == (0, 0, "None")
 
 
-def test_what_can_be_written_to(tmp_path):
-    assert programs.can_write(tmp_path / "new" / "folder")
-    (tmp_path / "file").touch()
-    assert not programs.can_write(tmp_path / "file" / "below")
+def test_halves_of_programs_are_deleted(tmp_path):
+    """A process that is killed may leave a program without the file of its last use, and then JAX would keep no more."""
+    for name, age in (("whole-cache", 999), ("whole-atime", 999), ("half-cache", 999), ("new-cache", 0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    programs._clear_halves(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole-cache", "whole-atime", "new-cache"}
 
 
 def test_the_default_folder_depends_on_the_processor(monkeypatch):

@@ -165,9 +165,14 @@ def test_components_of_what_varies():
 @pytest.mark.parametrize("x", [rng.standard_normal((50, 2)) @ rng.standard_normal((2, 3)), rng.standard_normal((4, 4))])
 def test_components_of_columns_that_depend_on_one_another(x):
     with pytest.raises(
-        ValueError, match=r"x must have columns that do not depend .* of \d columns that do: take transform="
+        ValueError, match=r"x must have columns of which none is .* of \d continuous columns: leave a column out"
     ):
         fit_columns(x, "x", "components")
+
+
+def test_ties_are_only_ranked():
+    x = np.random.default_rng(1).integers(-1, 2, size=(500, 3))
+    np.testing.assert_array_equal(transformed(x, "components"), transformed(x))
 
 
 def test_nothing_is_left_out_of_columns_that_differ():

@@ -4,17 +4,37 @@ import pytest
 
 from mi_jax import tasks
 from mi_jax.estimation.coordinates import choose_coordinates, list_coordinates
+from mi_jax.estimation.units import make_units
 
 N = 1_000
-AS_PAIRED = np.arange(N)
+AS_PAIRED, ROWS = np.arange(N), make_units(N)
 TURNED = tasks.rotated(tasks.cubic(3, 1.5), jax.random.key(17))  # y is turned
 
 
 def choose(x, y, order=AS_PAIRED, transform=None):
     """Which of x and y are unmixed."""
     possible = list_coordinates(x, y, transform)
-    chosen = possible[choose_coordinates(possible, order)]
+    chosen = possible[choose_coordinates(possible, order, ROWS)]
     return tuple(columns.unmixing is not None for columns in chosen.columns)
+
+
+def test_columns_of_few_values_stay_as_they_are():
+    x, y = map(np.asarray, TURNED.sample(jax.random.key(0), N))
+    label = np.random.default_rng(0).integers(2, size=(N, 1))
+    assert choose(x, np.hstack([label, y])) == (False, True)
+    unmixing = list_coordinates(x, np.hstack([label, y]), None)[1].columns[1].unmixing
+    np.testing.assert_array_equal(unmixing[0], [1, 0, 0, 0])
+    np.testing.assert_array_equal(unmixing[1:, 0], 0)
+
+
+def test_groups_count_as_one():
+    """Rows that stand fifty times tell as little as one of them."""
+    x, y = (np.repeat(side, 50, axis=0) for side in TURNED.sample(jax.random.key(0), 20))
+    x, y = (side + 1e-9 * np.random.default_rng(0).standard_normal(side.shape) for side in (x, y))
+    groups = make_units(N, groups=np.arange(N) // 50)
+    possible = list_coordinates(x, y, None)
+    gains = {choose_coordinates(possible, AS_PAIRED, units) for units in (groups, ROWS)}
+    assert gains == {0, choose_coordinates(possible, AS_PAIRED, ROWS)}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -61,6 +81,7 @@ NOT_TRIED = {
     "labels": (x > 0, y.round(1), None),
     "few rows": (x[:11], y[:11], None),
     "columns that depend on one another": (x @ [[1, 0, 1], [0, 1, 1], [0, 0, 0]], y[:, :1], None),
+    "values too small to unmix": (1e-310 * np.float64(x), y[:, :1], None),
 }
 
 

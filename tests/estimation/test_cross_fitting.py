@@ -6,6 +6,7 @@ fit the Gaussian critic, too.
 
 import functools
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -200,6 +201,24 @@ def test_padding_changes_no_bit_and_another_rung_next_to_nothing(config, rows, m
     (other,), _ = cross_fitting.fit_folds(config, rows, PARTS, KEYS)
     assert other.held_out.weights.shape[1] > fitted.held_out.weights.shape[1]
     np.testing.assert_allclose(other.held_out.value, fitted.held_out.value, atol=1e-5)
+
+
+class StartsFromRows(nn.Module):
+    """A critic of a user, one of whose parameters is the mean of the rows it is given."""
+
+    @nn.compact
+    def __call__(self, x, y):
+        return (x - self.param("mean", lambda _: x.mean(axis=0))) @ y.T
+
+
+def test_which_critics_take_padding(rows):
+    def number(estimator, critic):
+        return cross_fitting._number_to_pad(BILINEAR._replace(estimator=estimator, critic=critic), rows)
+
+    for estimator, critic in (("smile", GAUSSIAN.critic), ("nwj", BILINEAR.critic), ("tuba", BILINEAR.critic), ("gm", None)):
+        assert number(estimator, critic) == N
+    assert number("tuba", GAUSSIAN.critic) is None  # its critic is within another, which takes no weights
+    assert number("smile", StartsFromRows()) is None
 
 
 def test_data_of_about_as_many_rows_share_the_programs(config, rows, fitted, monkeypatch):
