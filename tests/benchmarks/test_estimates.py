@@ -236,6 +236,7 @@ class Fake:
 """
 
 
+@pytest.mark.slow
 def test_another_checkout_is_measured_on_the_same_data(tmp_path, monkeypatch):
     (tmp_path / "mi_jax").mkdir()
     (tmp_path / "mi_jax" / "__init__.py").write_text(FAKE)

@@ -415,6 +415,7 @@ STACK = BILINEAR._replace(
 )
 
 
+@pytest.mark.slow
 def test_a_stack_may_hold_a_closed_form(rows):
     """In either place; only what is trained is reported and has a history."""
     trained = STACK.candidates[0]

@@ -212,6 +212,7 @@ def test_components_of_mixed_columns(turned, tmp_path):
     np.testing.assert_array_equal(again.pointwise(*turned), ours.pointwise(*turned))
 
 
+@pytest.mark.slow
 def test_each_permuted_set_chooses_its_coordinates(turned, fit_arguments):
     """The test of kept critics, which is exact, chooses nothing."""
     ours = closed(*turned, permutations=19, retrain=True)

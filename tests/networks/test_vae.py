@@ -184,9 +184,8 @@ def repeated(one_latent):
     return repeat
 
 
-@pytest.mark.parametrize(
-    ("numbers", "rest"), [((1, 8), 0.4), pytest.param((1, 4, 64), 0.1, marks=pytest.mark.slow)], ids=["two", "three"]
-)
+@pytest.mark.parametrize(("numbers", "rest"), [((1, 8), 0.4), ((1, 4, 64), 0.1)], ids=["two", "three"])
+@pytest.mark.slow
 def test_the_bounds_rise_with_the_number_of_samples_to_the_exact_value(one_latent, repeated, numbers, rest):
     truth = exact(*one_latent)
     means = []
