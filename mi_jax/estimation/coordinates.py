@@ -13,8 +13,8 @@ from mi_jax.estimation.inputs import as_rows
 from mi_jax.estimation.units import Units
 
 MOST_COLUMNS, MOST_TOGETHER = 50, 200  # of a side, and of both; with more, components cost more than they tell
-# What components must gain over columns, in standard errors and in nats. Where columns serve as well, the gain is at most 4
-# of the former or 0.005 of the latter, and where they are mixtures, 14 and 0.5 (1,000 rows and more).
+# What components must gain over columns, in standard errors and in nats: far more than they do by chance, and far less than
+# where columns are mixtures of heavy tails (tests/estimation/test_coordinates.py).
 STANDARD_ERRORS, LEAST_GAIN = 4.0, 0.02
 
 
@@ -42,7 +42,7 @@ def list_coordinates(x: Any, y: Any, transform: Transform | None) -> list[Coordi
     if transform is None and sum(each.kept.size for each in ranked) <= min(len(x) // 2, MOST_TOGETHER):
         for each, side in zip(columns, (x, y), strict=True):
             if _could_be_mixtures(each[0], side):
-                each += [unmixed for unmixed in [_try_components(side, each[0].name)] if unmixed is not None]
+                each += _try_components(side, each[0].name)
     mapped = [[(each, each(side)) for each in of_side] for of_side, side in zip(columns, (x, y), strict=True)]
     return [
         Coordinates((columns_x, columns_y), rows_x, rows_y)
@@ -75,11 +75,12 @@ def _could_be_mixtures(columns: Columns, rows: Any) -> bool:
     return columns.kept.size <= MOST_COLUMNS and int(continuous.sum()) >= 2
 
 
-def _try_components(rows: Any, name: str) -> Columns | None:
+def _try_components(rows: Any, name: str) -> list[Columns]:
+    """The components of rows; none if their columns depend on one another, or are too small to unmix."""
     try:
-        return fit_columns(rows, name, "components")
-    except ValueError:  # its columns depend on one another
-        return None
+        return [fit_columns(rows, name, "components")]
+    except ValueError:
+        return []
 
 
 def _gaussian_log_ratios(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> Float[np.ndarray, " n"]:

@@ -362,7 +362,7 @@ def _number_to_pad(config: FitConfig, rows: Rows) -> int | None:
 
     def takes_padding(one: FitConfig) -> bool:
         critic, ours = one.critic, getattr(networks, type(one.critic).__name__, None)
-        # Another's critic may start from the rows that it is given, and takes those of padding for rows.
+        # A user's critic may start from the rows that it is given, and would start from padding, too.
         if critic is not None and type(critic) is not ours and not hasattr(critic, "fit_constants"):
             return False
         try:

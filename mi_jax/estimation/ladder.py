@@ -22,7 +22,7 @@ def rung(number: int) -> int:
 
 
 def rung_of_part(sizes: Sequence[int], number: int) -> int:
-    """The size to which the parts of folds are padded: as much more than the largest as the rung of all rows is than these.
+    """The size to which the parts of folds are padded: the largest of them, scaled as all rows are to their rung.
 
     Args:
       sizes: of the part in each fold.

@@ -72,7 +72,7 @@ def test_the_refinement_serves_heavy_tails():
         sources = np.random.default_rng(seed).standard_normal((5_000, 3)) ** 5
         x = mix(sources)
         found = x @ unmix(x)
-        # Of a component, as a linear function of the sources: its largest coefficient beside its own.
+        # Each component is a linear function of the sources: its second largest coefficient as a share of its largest.
         coefficients = np.abs(np.linalg.lstsq(sources, found - found.mean(axis=0), rcond=None)[0])
         worst.append(np.sort(coefficients / coefficients.max(axis=0), axis=0)[-2].max())
     assert np.mean(worst) < 0.002

@@ -213,8 +213,8 @@ def test_components_of_mixed_columns(turned, tmp_path):
 
 
 @pytest.mark.slow
-def test_each_permuted_set_chooses_its_coordinates(turned, fit_arguments):
-    """The test of kept critics, which is exact, chooses nothing."""
+def test_permuted_sets_of_mixed_columns_share_nothing(turned):
+    """Each of them chooses its coordinates."""
     ours = closed(*turned, permutations=19, retrain=True)
     assert ours.independence.p_value == 0.05
     assert ours.mi > 1.35
